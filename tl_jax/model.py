@@ -1,0 +1,466 @@
+"""A model is a chain of pure stages, and `Model.apply` the only place that loops over them.
+
+A stage is a small Linen module used through `init` and `apply` alone. What flows from stage to stage is the *state*: a
+flat dict of arrays from a closed table, `STATE_KEYS`. Variables are `{collection: {scope: tree}}`, a stage's scope
+being its name unless it says otherwise. All that depends on depth follows from the chain: cuts (`start`, `stop`), the
+first stage in training mode (`train_from`), rematerialisation, adapter sites.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import errors as flax_errors
+
+from tl_jax.errors import InputError, did_you_mean
+from tl_jax.rules import paths
+
+Variables = Mapping[str, Any]
+State = Mapping[str, Any]
+
+# The closed table of what may flow between stages (a new key is a line here). B rows, T positions, N examples.
+STATE_KEYS: dict[str, str] = {
+    "tokens": "i32 [B, T] token ids",
+    "token_type": "i32 [B, T] what BERT calls segment",
+    "mask": "bool [B, T] True = real",
+    "positions": "i32 [B, T] position in its example",
+    "segments": "i32 [B, T] which packed example, 0 = padding",
+    "rows": "i32 [N] the row in which example n lies",
+    "starts": "i32 [N] where in that row it starts",
+    "noise": "u32 [B, T] hash(example, position), or [B, 1] for images and audio: what dropout draws from",
+    "image": "f32 [B, H, W, C] after preprocessing",
+    "audio": "f32 [B, T] after preprocessing",
+    "decoder_tokens": "i32 [B, T]",
+    "decoder_mask": "bool [B, T]",
+    "decoder_positions": "i32 [B, T]",
+    "hidden": "[B, T, D] compute dtype",
+    "memory": "[B, T, D] encoder output",
+    "bias": "additive attention bias",
+    "pooled": "[N, D] one vector per example",
+    "logits": "f32 [N, labels]",
+}
+_OPTIONAL = frozenset({"noise", "rows", "starts"})  # a stage that reads one gets None where the state has none
+_FOREIGN_KEYS = {
+    "input_ids": "tokens",
+    "attention_mask": "mask",
+    "token_type_ids": "token_type",
+    "position_ids": "positions",
+    "pixel_values": "image",
+    "input_values": "audio",
+    "input_features": "audio",
+    "decoder_input_ids": "decoder_tokens",
+    "decoder_attention_mask": "decoder_mask",
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One link of the chain.
+
+    `module.__call__(*arrays in the order of reads, train=bool, **constants)` returns an array, or a tuple in the order
+    of `writes`. `scope` is the subtree of its variables if not its name (ALBERT's layers share one). `borrows` are
+    `(local leaf, absolute path)` pairs: leaves owned elsewhere and only read here (tied heads). `constants` are
+    `(name, number)` pairs: what differs between otherwise alike layers.
+    """
+
+    name: str
+    module: nn.Module
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    scope: str | None = None
+    borrows: tuple[tuple[str, str], ...] = ()
+    constants: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def home(self) -> str:
+        """The scope its variables lie in."""
+        return self.name if self.scope is None else self.scope
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What is known of a model beside its computation; not part of the compilation key.
+
+    `config` is the raw config.json; `source` says where the weights came from; `names` maps canonical paths to the
+    names they were read under, `carried` foreign names to tensors kept unread, so that writing gives both back.
+    """
+
+    family: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    source: Any = None
+    processor: Any = None
+    pooling: str | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
+    carried: Mapping[str, Any] = field(default_factory=dict)
+    labels: tuple[str, ...] | None = None
+    alias: Callable[[str], str | None] | None = None  # foreign names, or parts of them, to ours
+
+
+@dataclass(frozen=True)
+class Site:
+    """A module call adapters can act on: its path, kind (dense, embed, conv, norm) and feature counts."""
+
+    path: str
+    kind: str
+    inputs: int
+    outputs: int
+
+
+@dataclass(frozen=True)
+class Model:
+    """A chain of stages. Hashable: it is the static argument of a compiled step, hence the compilation key.
+
+    `inputs` are the state keys the chain starts from. `hooks` are the methods whose adapter leaves act inside `apply`:
+    objects with a `name` (their collection under `adapters`) and `override(params, leaves) -> params` or
+    `intercept(site, leaves, call, *args) -> out`, or both. `remat` names the stages whose activations are recomputed in
+    the backward pass (True: all).
+    """
+
+    stages: tuple[Stage, ...]
+    inputs: tuple[str, ...] = ("tokens", "mask", "token_type", "positions", "segments")
+    hooks: tuple[Any, ...] = ()
+    remat: bool | tuple[str, ...] = False
+    info: ModelInfo = field(default_factory=ModelInfo, compare=False)
+
+    def __post_init__(self) -> None:
+        names = [stage.name for stage in self.stages]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise InputError(f"stage names must be unique; twice: {', '.join(twice)}")
+        for stage in self.stages:
+            for key in (*stage.reads, *stage.writes):
+                _check_key(key, f"stage {stage.name!r}")
+
+    # -- places ---------------------------------------------------------------------------------------------------
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(stage.name for stage in self.stages)
+
+    def index(self, at: str) -> int:
+        """The place of a stage in the chain; raises `InputError` with the nearest names."""
+        if at not in self.names:
+            ours = self.info.alias(at) if self.info.alias else None
+            hint = f"; {at} is {ours} here" if ours else did_you_mean(at, self.names)
+            raise InputError(f"the model has no stage {at!r}{hint}")
+        return self.names.index(at)
+
+    def depth(self, path: str) -> int:
+        """The index of the first stage that owns the leaf at `path` (an adapter's leaf belongs to its site's stage)."""
+        return self._first(path, borrowed=False)
+
+    def first_use(self, path: str) -> int:
+        """The index of the first stage that reads the leaf at `path`, shared scopes and borrows counted."""
+        return self._first(path, borrowed=True)
+
+    def _first(self, path: str, *, borrowed: bool) -> int:
+        parts = path.split("/")
+        inner = "/".join(parts[2:]) if parts[0] == "adapters" else path
+        for i, stage in enumerate(self.stages):
+            if _within(inner, stage.home) or (borrowed and any(_within(inner, owner) for _, owner in stage.borrows)):
+                return i
+        raise InputError(f"no stage owns {path!r}{did_you_mean(parts[0], self.names)}")
+
+    def live(self, cut: str) -> tuple[str, ...]:
+        """The state keys that stages from `cut` on read and do not write first: what a cut must hand over."""
+        written: set[str] = set()
+        live: dict[str, None] = {}
+        for stage in self.stages[self.index(cut) :]:
+            live.update(dict.fromkeys(key for key in stage.reads if key not in written))
+            written.update(stage.writes)
+        return tuple(live)
+
+    # -- new chains from this one ---------------------------------------------------------------------------------
+
+    def attach(self, *stages: Stage, at: str | None = None) -> Model:
+        """A model that goes on with `stages`: at the end, or in place of everything from the stage `at` on."""
+        kept = self.stages if at is None else self.stages[: self.index(at)]
+        return replace(self, stages=(*kept, *stages))
+
+    def insert(self, before: str, stage: Stage) -> Model:
+        """A model with one stage more, in front of the stage `before`."""
+        i = self.index(before)
+        return replace(self, stages=(*self.stages[:i], stage, *self.stages[i:]))
+
+    def cast(self, dtype: Any) -> Model:
+        """The same model computing in `dtype`; its parameters keep theirs."""
+        return replace(self, stages=tuple(replace(s, module=s.module.clone(dtype=dtype)) for s in self.stages))
+
+    # -- shapes, sites and first values ---------------------------------------------------------------------------
+
+    def shapes(self, inputs: State | None = None) -> dict[str, Any]:
+        """The variables' `jax.ShapeDtypeStruct`s, without computing anything. `inputs` defaults to 8 tokens."""
+        return jax.eval_shape(lambda: self.init(jax.random.key(0), inputs))
+
+    def init(self, key: jax.Array, inputs: State | None = None, only: Collection[str] | None = None) -> dict[str, Any]:
+        """First values from the reference's initialisers; `only` (stage names) initialises those stages alone.
+
+        Only the shapes and dtypes of `inputs` matter. A stage's values depend on `key` and its index, not on `only`.
+        """
+        for name in only or ():
+            self.index(name)
+        state = self._abstract(inputs)
+        variables: dict[str, Any] = {"params": {}}
+        homes: set[str] = set()
+        for i, stage in enumerate(self.stages):
+            args = _args(stage, state)
+            call = {"train": False, **dict(stage.constants)}
+            out, _ = jax.eval_shape(
+                lambda *a, stage=stage, call=call: stage.module.init_with_output(jax.random.key(0), *a, **call), *args
+            )
+            if stage.home not in homes and (only is None or stage.name in only):
+                homes.add(stage.home)
+                made = stage.module.lazy_init(jax.random.fold_in(key, i), *args, **call)
+                for collection, tree in made.items():
+                    for local, _ in stage.borrows:
+                        tree = _without(tree, local.split("/")) if collection == "params" else tree
+                    if tree:
+                        variables.setdefault(collection, {})[stage.home] = tree
+            state.update(_written(stage, out))
+        return variables
+
+    def sites(self, inputs: State | None = None) -> tuple[Site, ...]:
+        """Where adapters can act, in the order of the chain: one abstract trace."""
+        found: dict[str, Site] = {}
+
+        def record(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+            out = call(*args, **kwargs)
+            kind = next((k for k, types in _KINDS.items() if isinstance(context.module, types)), None)
+            if kind is None and _is_norm(context.module):
+                kind = "norm"
+            if kind and context.method_name == "__call__":
+                path = "/".join((home, *context.module.path))
+                inside = context.module.num_embeddings if kind == "embed" else args[0].shape[-1]
+                found.setdefault(path, Site(path, kind, inside, out.shape[-1]))
+            return out
+
+        state = self._abstract(inputs)
+        for stage in self.stages:
+            home = stage.home
+
+            def run(*args: Any, stage: Stage = stage) -> Any:
+                return stage.module.init_with_output(
+                    jax.random.key(0), *args, train=False, **dict(stage.constants)
+                )[0]
+
+            with nn.intercept_methods(record):
+                state.update(_written(stage, jax.eval_shape(run, *_args(stage, state))))
+        return tuple(found.values())
+
+    def _abstract(self, inputs: State | None) -> dict[str, Any]:
+        if inputs is None:
+            if "tokens" not in self.inputs:
+                raise InputError(f"give example inputs: shapes of {', '.join(self.inputs)} cannot be guessed")
+            inputs = {"tokens": jax.ShapeDtypeStruct((1, 8), jnp.int32)}
+        return dict(jax.eval_shape(_complete, dict(inputs)))
+
+    # -- the computation ------------------------------------------------------------------------------------------
+
+    def apply(
+        self,
+        variables: Variables,
+        state: State,
+        *,
+        start: str | None = None,
+        stop: str | None = None,
+        train_from: str | None = None,
+        evaluate: tuple[str, ...] = (),
+        key: jax.Array | None = None,
+        mutable: tuple[str, ...] = (),
+    ) -> Any:
+        """Run the stages from `start` up to, not including, `stop`, and return the whole state.
+
+        `train_from` names the first stage in training mode: those below it, and those named in `evaluate`, run in
+        evaluation mode; None is evaluation throughout. `key` is folded with a stage's index in the whole chain, so cuts
+        see the same bits. With `mutable` (collections) the result is `(state, changed collections)`. Raises
+        `InputError` for unknown state keys, missing inputs or scopes, and adapter leaves that no trace reads.
+        """
+        first = 0 if start is None else self.index(start)
+        last = len(self.stages) if stop is None else self.index(stop)
+        training = len(self.stages) if train_from is None else self.index(train_from)
+        for key_ in state:
+            _check_key(key_, "the state")
+        state = _complete(state) if start is None else dict(state)
+        adapters = _Adapters(self.hooks, variables.get("adapters") or {})
+        variables = {**variables, "params": adapters.override(variables["params"])}
+        changed = {c: dict(variables[c]) for c in mutable if c in variables}
+
+        for i, stage in enumerate(self.stages[first:last], first):
+            train = i >= training and stage.name not in evaluate
+            rngs = {"dropout": jax.random.fold_in(key, i)} if train and key is not None else None
+
+            def run(
+                mine: Any, args: Any, rngs: Any, stage: Stage = stage, train: bool = train
+            ) -> tuple[Any, Mapping[str, Any]]:
+                with adapters.interceptors(stage.home):
+                    out = stage.module.apply(
+                        mine, *args, train=train, rngs=rngs, mutable=list(mutable), **dict(stage.constants)
+                    )
+                return out  # with `mutable` a list, always the pair (output, changes)
+
+            if train and (self.remat is True or (self.remat and stage.name in self.remat)):
+                run = jax.checkpoint(run)
+            try:
+                out, changes = run(_scoped(stage, variables), _args(stage, state), rngs)
+            except flax_errors.InvalidRngError:
+                raise InputError(f"stage {stage.name!r} draws dropout in training mode: give apply a key") from None
+            state.update(_written(stage, out))
+            for collection, tree in changes.items():
+                changed.setdefault(collection, {})[stage.home] = tree
+        adapters.check_read({stage.home for stage in self.stages[first:last]})
+        return (state, changed) if mutable else state
+
+
+_KINDS: dict[str, tuple[type, ...]] = {"dense": (nn.Dense,), "embed": (nn.Embed,), "conv": (nn.Conv,)}
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return type(module).__name__.endswith("Norm")
+
+
+def _check_key(key: str, where: str) -> None:
+    if key not in STATE_KEYS:
+        ours = _FOREIGN_KEYS.get(key)
+        hint = f"; it is {ours!r} here" if ours else did_you_mean(key, STATE_KEYS)
+        raise InputError(f"{where} has the unknown key {key!r}{hint}")
+
+
+def _complete(state: State) -> dict[str, Any]:
+    """The state with what follows from the tokens filled in: one example a row, none of it padding."""
+    state = dict(state)
+    if "tokens" in state:
+        tokens = state["tokens"]
+        if not jnp.issubdtype(tokens.dtype, jnp.integer):
+            raise InputError(f"tokens must be integers, not {tokens.dtype}")
+        mask = state.setdefault("mask", jnp.ones(tokens.shape, bool))
+        state["mask"] = mask = jnp.asarray(mask).astype(bool)
+        state.setdefault("token_type", jnp.zeros(tokens.shape, jnp.int32))
+        state.setdefault("positions", jnp.broadcast_to(jnp.arange(tokens.shape[-1], dtype=jnp.int32), tokens.shape))
+        state.setdefault("segments", mask.astype(jnp.int32))
+    return state
+
+
+def _args(stage: Stage, state: State) -> list[Any]:
+    if missing := [key for key in stage.reads if key not in state and key not in _OPTIONAL]:
+        raise InputError(
+            f"stage {stage.name!r} reads {', '.join(missing)}, which the state lacks (it has {', '.join(state)})"
+        )
+    return [state.get(key) for key in stage.reads]
+
+
+def _written(stage: Stage, out: Any) -> dict[str, Any]:
+    outs = out if isinstance(out, tuple) else (out,)
+    if len(outs) != len(stage.writes):
+        raise InputError(f"stage {stage.name!r} wrote {len(outs)} arrays for {', '.join(stage.writes)}")
+    return dict(zip(stage.writes, outs, strict=True))
+
+
+def _within(path: str, scope: str) -> bool:
+    return scope == "" or path == scope or path.startswith(scope + "/")
+
+
+def _scoped(stage: Stage, variables: Variables) -> dict[str, Any]:
+    """The variables a stage's module sees: its scope of every collection, borrowed leaves put in their places."""
+    mine = {
+        collection: tree if stage.home == "" else tree[stage.home]
+        for collection, tree in variables.items()
+        if collection != "adapters" and (stage.home == "" or stage.home in tree)
+    }
+    for local, owner in stage.borrows:
+        leaf: Any = variables["params"]
+        for part in owner.split("/"):
+            leaf = leaf[part]
+        mine["params"] = _with(mine.get("params", {}), local.split("/"), leaf)
+    return mine
+
+
+def _with(tree: Mapping[str, Any], path: list[str], leaf: Any) -> dict[str, Any]:
+    head, *rest = path
+    return {**tree, head: _with(tree.get(head, {}), rest, leaf) if rest else leaf}
+
+
+def _without(tree: Mapping[str, Any], path: list[str]) -> dict[str, Any]:
+    head, *rest = path
+    inner = _without(tree[head], rest) if rest else {}
+    return {k: v for k, v in tree.items() if k != head} | ({head: inner} if inner else {})
+
+
+class _Reads(Mapping[str, Any]):
+    """A nested mapping that remembers which of its leaves were read."""
+
+    def __init__(self, tree: Mapping[str, Any], seen: set[str], path: str) -> None:
+        self._tree, self._seen, self._path = tree, seen, path
+
+    def __getitem__(self, name: str) -> Any:
+        value, path = self._tree[name], f"{self._path}/{name}"
+        if isinstance(value, Mapping):
+            return _Reads(value, self._seen, path)
+        self._seen.add(path)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tree)
+
+    def __len__(self) -> int:
+        return len(self._tree)
+
+
+class _Adapters:
+    """The hooks at work during one `apply`: what they read is checked at the end."""
+
+    def __init__(self, hooks: Iterable[Any], collection: Mapping[str, Any]) -> None:
+        self._hooks = tuple(hooks)
+        self._collection = collection
+        self._seen: set[str] = set()
+        self._sites = {hook.name: _sites(collection.get(hook.name, {})) for hook in self._hooks}
+
+    def override(self, params: Any) -> Any:
+        for hook in self._hooks:
+            if hasattr(hook, "override") and hook.name in self._collection:
+                leaves = _Reads(self._collection[hook.name], self._seen, f"adapters/{hook.name}")
+                params = hook.override(params, leaves)
+        return params
+
+    @contextlib.contextmanager
+    def interceptors(self, home: str) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            for hook in self._hooks:
+                if hasattr(hook, "intercept"):
+                    stack.enter_context(nn.intercept_methods(self._interceptor(hook, home)))
+            yield
+
+    def _interceptor(self, hook: Any, home: str) -> Callable[..., Any]:
+        sites = self._sites[hook.name]
+
+        def intercept(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+            site = "/".join((home, *context.module.path)) if home else "/".join(context.module.path)
+            if context.method_name != "__call__" or site not in sites:
+                return call(*args, **kwargs)
+            leaves = _Reads(sites[site], self._seen, f"adapters/{hook.name}/{site}")
+            return hook.intercept(site, leaves, lambda *a: call(*a, **kwargs), *args)
+
+        return intercept
+
+    def check_read(self, homes: set[str]) -> None:
+        """Raise if a leaf whose site lies in a stage that ran was read by no hook: it would silently do nothing."""
+        for path in paths({"adapters": self._collection}):
+            site = path.split("/", 2)[2]
+            if path not in self._seen and any(_within(site, home) for home in homes):
+                raise InputError(f"the adapter leaf {path!r} was not read: no hook of the model acts at {site!r}")
+
+
+def _sites(tree: Mapping[str, Any], path: str = "") -> dict[str, dict[str, Any]]:
+    """`{site path: its own leaves}` of one method's adapter tree."""
+    found: dict[str, dict[str, Any]] = {}
+    own = {name: value for name, value in tree.items() if value is not None and not isinstance(value, Mapping)}
+    if own:
+        found[path] = own
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            found.update(_sites(value, f"{path}/{name}" if path else name))
+    return found
