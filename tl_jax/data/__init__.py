@@ -1,0 +1,34 @@
+"""Data: files and lists to data sets, splits, and batches that are a pure function of (seed, step). No jax here."""
+
+from tl_jax.data.batches import EvalBatches, TrainBatches
+from tl_jax.data.columns import Columns, infer_columns, texts
+from tl_jax.data.dataset import Dataset
+from tl_jax.data.division import Division, divide, to_score
+from tl_jax.data.encoded import Encoded
+from tl_jax.data.labels import class_names, class_numbers, label_texts
+from tl_jax.data.lengths import bucket_lengths
+from tl_jax.data.opening import Splits, open
+from tl_jax.data.splits import fraction, holdout, parse_fraction, shots
+
+__all__ = [
+    "open",
+    "Dataset",
+    "Splits",
+    "infer_columns",
+    "Columns",
+    "texts",
+    "label_texts",
+    "class_names",
+    "class_numbers",
+    "holdout",
+    "shots",
+    "fraction",
+    "parse_fraction",
+    "Division",
+    "divide",
+    "to_score",
+    "Encoded",
+    "TrainBatches",
+    "EvalBatches",
+    "bucket_lengths",
+]

@@ -1,0 +1,135 @@
+"""Which column holds the text and which the label: named by the user, known by name, or told by content."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from tl_jax.data.dataset import Dataset
+from tl_jax.errors import InputError
+
+# Names in order of preference: an earlier row wins over a later one, two columns of one row are ambiguous.
+TEXT_NAMES: tuple[tuple[str, ...], ...] = (
+    ("text",),
+    ("sentence", "content", "message", "review", "utterance", "question", "query", "comment", "tweet", "post"),
+    ("body", "document", "prompt", "input"),
+    ("title", "subject", "headline", "description", "summary"),
+)
+LABEL_NAMES: tuple[tuple[str, ...], ...] = (
+    ("label", "labels"),
+    ("intent", "category", "class", "sentiment", "target", "topic", "tag", "emotion", "polarity", "output"),
+)
+
+
+class Columns(NamedTuple):
+    """The chosen columns (`label` is None where none was asked for) and one line that says which and why."""
+
+    text: str
+    label: str | None
+    explanation: str
+
+    def __str__(self) -> str:
+        return self.explanation
+
+
+def infer_columns(
+    dataset: Dataset, text_column: str | None = None, label_column: str | None = None, *, labelled: bool = True
+) -> Columns:
+    """The text and label columns of `dataset`; a name given by the user is taken as it is.
+
+    Otherwise a column whose name is a usual one is taken, and failing that the content decides. Text: the longest
+    column of strings, on average, if no other is even half as long. Label: the only column of strings, integers or
+    booleans whose values come back twice on average. With `labelled=False` no label column is looked for.
+
+    Raises InputError for a column that does not exist (with the nearest) and for a choice that is not clear.
+    """
+    for given in (text_column, label_column):
+        if given is not None:
+            dataset.column(given)  # raises, naming the nearest
+    if text_column is not None and text_column == label_column:
+        raise InputError(f"the column {text_column!r} cannot be both the text and the label")
+    label, label_how = label_column, "given"
+    if label is None and labelled:
+        label, label_how = _by_name(dataset, LABEL_NAMES, "label", text_column), "by name"
+    text, text_how = text_column, "given"
+    if text is None:
+        text, text_how = _by_name(dataset, TEXT_NAMES, "text", label), "by name"
+    if text is None:
+        text, text_how = _text_by_content(dataset, label)
+    if label is None and labelled:
+        label, label_how = _label_by_content(dataset, text)
+    return Columns(text, label, _explain(text, text_how, label, label_how))
+
+
+def texts(dataset: Dataset, column: str) -> list[str]:
+    """The texts of a column. Raises InputError, naming the line, for a value that is not a string."""
+    values = dataset.column(column)
+    for i, value in enumerate(values):
+        if not isinstance(value, str):
+            raise InputError(f"{dataset.where(i)}: the text (column {column!r}) is {_kind(value)}, not a string")
+    return values
+
+
+def _explain(text: str, text_how: str, label: str | None, label_how: str) -> str:
+    if label is None:
+        return f"text column {text!r} ({text_how})"
+    if text_how == label_how:
+        return f"text column {text!r}, label column {label!r} ({text_how})"
+    return f"text column {text!r} ({text_how}), label column {label!r} ({label_how})"
+
+
+def _by_name(dataset: Dataset, names: tuple[tuple[str, ...], ...], role: str, taken: str | None) -> str | None:
+    for row in names:
+        known = [c for c in dataset.columns if c != taken and c.strip().lower() in row]
+        if len(known) > 1:
+            raise InputError(_unclear(dataset, role, f"columns {', '.join(map(repr, known))} could each be it"))
+        if known:
+            return known[0]
+    return None
+
+
+def _text_by_content(dataset: Dataset, label: str | None) -> tuple[str, str]:
+    average: dict[str, float] = {}
+    for name in dataset.columns:
+        values = dataset.column(name)
+        if name != label and values and all(isinstance(v, str) for v in values):
+            average[name] = sum(map(len, values)) / len(values)
+    if not average:
+        raise InputError(_unclear(dataset, "text", "no column holds strings"))
+    first, *rest = sorted(average, key=lambda name: -average[name])
+    if rest and 2 * average[rest[0]] >= average[first]:
+        raise InputError(_unclear(dataset, "text", f"{first!r} and {rest[0]!r} hold texts of similar length"))
+    return first, f"by content: {average[first]:.0f} characters on average"
+
+
+def _label_by_content(dataset: Dataset, text: str) -> tuple[str, str]:
+    distinct: dict[str, int] = {}
+    for name in dataset.columns:
+        values = dataset.column(name)
+        if name == text or not all(isinstance(v, str | int) for v in values):
+            continue
+        count = len({str(v) for v in values})
+        if 2 * count <= len(values):
+            distinct[name] = count
+    if not distinct:
+        raise InputError(_unclear(dataset, "label", f"no column but {text!r} has few distinct values"))
+    if len(distinct) > 1:
+        told = ", ".join(f"{name!r} ({count} values)" for name, count in distinct.items())
+        raise InputError(_unclear(dataset, "label", f"it could be any of {told}"))
+    ((name, count),) = distinct.items()
+    if name in dataset.column(name):  # the header is one of the values: a file without a header
+        raise InputError(
+            f"{dataset.source}: the first line looks like data, not a header ({name!r} is also a value of its column); "
+            "add a line that names the columns, such as text,label"
+        )
+    return name, f"by content: {count} values"
+
+
+def _unclear(dataset: Dataset, role: str, why: str) -> str:
+    columns = ", ".join(dataset.columns)
+    return f"{dataset.source}: which column is the {role}? {why}; name it with --{role}-column (columns: {columns})"
+
+
+def _kind(value: Any) -> str:
+    return {type(None): "missing", bool: "a boolean", int: "a number", float: "a number", list: "a list"}.get(
+        type(value), f"a {type(value).__name__}"
+    )

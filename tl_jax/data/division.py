@@ -1,0 +1,75 @@
+"""From opened files to what a run trains on, chooses its best checkpoint by, and is scored on at the end."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from tl_jax.data.columns import Columns, infer_columns
+from tl_jax.data.dataset import Dataset
+from tl_jax.data.labels import class_names, class_numbers, label_texts
+from tl_jax.data.opening import Splits
+from tl_jax.data.splits import fraction as fraction_of
+from tl_jax.data.splits import holdout
+from tl_jax.data.splits import shots as shots_of
+from tl_jax.errors import InputError
+
+
+class Division(NamedTuple):
+    """The parts of a run's data, None where there is none; `notes` are sentences to print."""
+
+    columns: Columns
+    labels: tuple[str, ...]
+    train: Dataset
+    validation: Dataset | None
+    test: Dataset | None
+    notes: tuple[str, ...]
+
+
+def divide(
+    data: Splits,
+    eval_data: Splits | None = None,
+    *,
+    split: str | None = None,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    shots: int | None = None,
+    fraction: float | None = None,
+    seed: int = 0,
+) -> Division:
+    """Divide labelled data.
+
+    Training takes the split `split` (the one named train, or the only one). Validation is the split of that name, else
+    a tenth of training held out by hash; `shots` and `fraction` are drawn from what is left, so no draw contains a
+    validation example. The test set is `eval_data`, else the split named test. Raises `InputError` for columns that do
+    not exist, a single class, and labels in validation or test that training never saw.
+    """
+    name = split or ("train" if "train" in data else "")
+    whole = data[name] if name else data.only
+    if whole is data.get("validation"):
+        raise InputError(f"--split {split}: the validation split chooses the best checkpoint and cannot be trained on")
+    columns = infer_columns(whole, text_column, label_column)
+    assert columns.label is not None
+    labels = class_names(label_texts(whole, columns.label), whole.source)
+    notes: list[str] = []
+    train, validation = whole, data.get("validation")
+    if validation is None:
+        held = holdout(whole, columns.text, columns.label)
+        train, notes = whole.select(held.train), [*held.notes]
+        validation = whole.select(held.validation) if len(held.validation) else None
+    if shots is not None or fraction is not None:
+        known = label_texts(train, columns.label)
+        chosen = shots_of(known, shots, seed) if shots is not None else fraction_of(known, fraction or 0.0, seed)
+        train, notes = train.select(chosen.indices), [*notes, *chosen.notes]
+    test = data.get("test")
+    test = None if test is whole else test
+    if eval_data is not None:
+        test = to_score(eval_data)
+    for part in (validation, test):
+        if part is not None:
+            class_numbers(label_texts(part, columns.label), labels, part.source)
+    return Division(columns, labels, train, validation, test, tuple(notes))
+
+
+def to_score(splits: Splits) -> Dataset:
+    """The split that is scored: the one named test, or the only one there is."""
+    return splits["test"] if len(splits) > 1 and "test" in splits else splits.only

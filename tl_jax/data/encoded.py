@@ -1,0 +1,127 @@
+"""Encoded examples: ragged token ids in flat arrays, and their padding to rectangles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tl_jax.data.noise import position_noise
+from tl_jax.errors import InputError
+
+Batch = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """N examples as a model reads them, token ids one after the other.
+
+    tokens: int32 [total]; example i is `tokens[offsets[i]:offsets[i + 1]]`.
+    offsets: int64 [N + 1].
+    targets: int32 or float32 [N, …]; zeros where there is nothing to predict.
+    index: int32 [N], not negative: the number of each example in its data set. It names the example in messages and
+        seeds its dropout, so it stays with the example when some are selected.
+    token_type: int32 [total], or None for zeros.
+    """
+
+    tokens: npt.NDArray[np.int32]
+    offsets: npt.NDArray[np.int64]
+    targets: npt.NDArray[Any]
+    index: npt.NDArray[np.int32]
+    token_type: npt.NDArray[np.int32] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        tokens: Sequence[Sequence[int] | npt.NDArray[Any]],
+        targets: Any = None,
+        *,
+        index: Any = None,
+        token_type: Sequence[Sequence[int] | npt.NDArray[Any]] | None = None,
+    ) -> Encoded:
+        """From one sequence of token ids an example; integer targets become int32, others float32.
+
+        `index` is 0 … N - 1 unless given. Raises InputError for an example without tokens, ValueError for lengths
+        that do not fit together.
+        """
+        sizes = np.array([len(row) for row in tokens], np.int64)
+        if (sizes == 0).any():
+            raise InputError(f"example {int(np.argmin(sizes))} has no tokens")
+        n = len(sizes)
+        wanted = np.zeros(n, np.int32) if targets is None else np.asarray(targets)
+        wanted = wanted.astype(np.int32 if wanted.dtype.kind in "iub" else np.float32)
+        numbers = np.arange(n, dtype=np.int32) if index is None else np.asarray(index, np.int32)
+        if len(wanted) != n or len(numbers) != n:
+            raise ValueError(f"{n} examples, but {len(wanted)} targets and {len(numbers)} indices")
+        if n and numbers.min() < 0:
+            raise ValueError("an example's index cannot be negative: -1 marks rows of padding")
+        if token_type is not None and [len(row) for row in token_type] != sizes.tolist():
+            raise ValueError("token_type must be as long as tokens in every example")
+        return cls(
+            _flat(tokens),
+            np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+            wanted,
+            numbers,
+            None if token_type is None else _flat(token_type),
+        )
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """The number of tokens of each example, int64 [N]."""
+        return np.diff(self.offsets)
+
+    def select(self, places: Iterable[int]) -> Encoded:
+        """The examples at `places`, in that order, each with the index it had."""
+        chosen = [int(i) for i in places]
+        spans = [slice(self.offsets[i], self.offsets[i + 1]) for i in chosen]
+        return Encoded.of(
+            [self.tokens[span] for span in spans],
+            self.targets[chosen],
+            index=self.index[chosen],
+            token_type=None if self.token_type is None else [self.token_type[span] for span in spans],
+        )
+
+    def pad(self, places: npt.NDArray[np.int64], length: int, *, rows: int, pad: int = 0) -> Batch:
+        """The examples at `places` as a batch of `rows` rows, each padded to `length`; missing rows are all padding.
+
+        tokens, token_type, positions, segments int32, mask bool, noise uint32, all [rows, length]; targets
+        [rows, …]; weights float32 and index int32 [rows]. On padding tokens are `pad`, the rest is 0 or False;
+        rows of padding have weight 0, index -1 and target 0.
+        """
+        n = len(places)
+        starts, lengths = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
+        starts[:n], lengths[:n] = self.offsets[places], self.lengths[places]
+        positions = np.arange(length)[None, :]
+        mask = positions < lengths[:, None]
+        at = np.where(mask, starts[:, None] + positions, 0)
+        index = np.full(rows, -1, np.int32)
+        index[:n] = self.index[places]
+        targets = np.zeros((rows, *self.targets.shape[1:]), self.targets.dtype)
+        targets[:n] = self.targets[places]
+        zero = np.zeros((rows, length), np.int32)
+        return {
+            "tokens": np.where(mask, self.tokens[at], np.int32(pad)),
+            "mask": mask,
+            "token_type": zero if self.token_type is None else np.where(mask, self.token_type[at], np.int32(0)),
+            "positions": np.where(mask, positions, 0).astype(np.int32),
+            "segments": mask.astype(np.int32),
+            "noise": np.where(mask, position_noise(index[:, None], positions), np.uint32(0)),
+            "targets": targets,
+            "weights": (index >= 0).astype(np.float32),
+            "index": index,
+        }
+
+
+def micro_batches(batch: Mapping[str, npt.NDArray[Any]], accumulate: int) -> Batch:
+    """Every array [B, …] as [accumulate, B / accumulate, …], rows in order."""
+    return {key: value.reshape(accumulate, -1, *value.shape[1:]) for key, value in batch.items()}
+
+
+def _flat(rows: Sequence[Sequence[int] | npt.NDArray[Any]]) -> npt.NDArray[np.int32]:
+    return np.concatenate([np.empty(0, np.int32), *(np.asarray(row, np.int32) for row in rows)])
