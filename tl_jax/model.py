@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -82,6 +83,11 @@ class Stage:
         """The scope its variables lie in."""
         return self.name if self.scope is None else self.scope
 
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """Its constants, as the module takes them."""
+        return dict(self.constants)
+
 
 @dataclass(frozen=True)
 class ModelInfo:
@@ -135,6 +141,8 @@ class Model:
         for stage in self.stages:
             for key in (*stage.reads, *stage.writes):
                 _check_key(key, f"stage {stage.name!r}")
+        for name in () if isinstance(self.remat, bool) else self.remat:
+            self.index(name)
 
     # -- places ---------------------------------------------------------------------------------------------------
 
@@ -164,7 +172,7 @@ class Model:
         for i, stage in enumerate(self.stages):
             if _within(inner, stage.home) or (borrowed and any(_within(inner, owner) for _, owner in stage.borrows)):
                 return i
-        raise InputError(f"no stage owns {path!r}{did_you_mean(parts[0], self.names)}")
+        raise InputError(f"no stage owns {path!r}{did_you_mean(inner.split('/')[0], self.names)}")
 
     def live(self, cut: str) -> tuple[str, ...]:
         """The state keys that stages from `cut` on read and do not write first: what a cut must hand over."""
@@ -180,7 +188,10 @@ class Model:
     def attach(self, *stages: Stage, at: str | None = None) -> Model:
         """A model that goes on with `stages`: at the end, or in place of everything from the stage `at` on."""
         kept = self.stages if at is None else self.stages[: self.index(at)]
-        return replace(self, stages=(*kept, *stages))
+        chain = (*kept, *stages)
+        names = {stage.name for stage in chain}
+        remat = self.remat if isinstance(self.remat, bool) else tuple(name for name in self.remat if name in names)
+        return replace(self, stages=chain, remat=remat)
 
     def insert(self, before: str, stage: Stage) -> Model:
         """A model with one stage more, in front of the stage `before`."""
@@ -195,7 +206,13 @@ class Model:
 
     def shapes(self, inputs: State | None = None) -> dict[str, Any]:
         """The variables' `jax.ShapeDtypeStruct`s, without computing anything. `inputs` defaults to 8 tokens."""
-        return jax.eval_shape(lambda: self.init(jax.random.key(0), inputs))
+        variables: dict[str, Any] = {"params": {}}
+        seen: set[str] = set()
+        for _, stage, _, shapes in self._traced(inputs):
+            if stage.home not in seen:
+                seen.add(stage.home)
+                _own(variables, stage, shapes)
+        return variables
 
     def init(self, key: jax.Array, inputs: State | None = None, only: Collection[str] | None = None) -> dict[str, Any]:
         """First values from the reference's initialisers; `only` (stage names) initialises those stages alone.
@@ -204,25 +221,30 @@ class Model:
         """
         for name in only or ():
             self.index(name)
-        state = self._abstract(inputs)
         variables: dict[str, Any] = {"params": {}}
-        homes: set[str] = set()
+        owners: dict[str, int] = {}  # the first stage of a scope gives the key, whichever stage is asked for
+        made: set[str] = set()
+        for i, stage, args, _ in self._traced(inputs):
+            owner = owners.setdefault(stage.home, i)
+            if stage.home not in made and (only is None or stage.name in only):
+                made.add(stage.home)
+                mine = jax.random.fold_in(key, owner)
+                _own(variables, stage, stage.module.lazy_init(mine, *args, train=False, **stage.keywords))
+        return variables
+
+    def _traced(self, inputs: State | None) -> Iterator[tuple[int, Stage, list[Any], Mapping[str, Any]]]:
+        """Each stage with the shapes of its arguments and variables; alike stages are traced once."""
+        state = self._abstract(inputs)
+        traces: dict[Any, tuple[Any, Any]] = {}
         for i, stage in enumerate(self.stages):
             args = _args(stage, state)
-            call = {"train": False, **dict(stage.constants)}
-            out, _ = jax.eval_shape(
-                lambda *a, stage=stage, call=call: stage.module.init_with_output(jax.random.key(0), *a, **call), *args
-            )
-            if stage.home not in homes and (only is None or stage.name in only):
-                homes.add(stage.home)
-                made = stage.module.lazy_init(jax.random.fold_in(key, i), *args, **call)
-                for collection, tree in made.items():
-                    for local, _ in stage.borrows:
-                        tree = _without(tree, local.split("/")) if collection == "params" else tree
-                    if tree:
-                        variables.setdefault(collection, {})[stage.home] = tree
+            alike = (stage.module, stage.constants, tuple(a and (a.shape, a.dtype) for a in args))
+            if alike not in traces:
+                call = partial(stage.module.init_with_output, train=False, **stage.keywords)
+                traces[alike] = jax.eval_shape(lambda *a, call=call: call(jax.random.key(0), *a), *args)
+            out, shapes = traces[alike]
+            yield i, stage, args, shapes
             state.update(_written(stage, out))
-        return variables
 
     def sites(self, inputs: State | None = None) -> tuple[Site, ...]:
         """Where adapters can act, in the order of the chain: one abstract trace."""
@@ -234,7 +256,7 @@ class Model:
             if kind is None and _is_norm(context.module):
                 kind = "norm"
             if kind and context.method_name == "__call__":
-                path = "/".join((home, *context.module.path))
+                path = _site(home, context.module)
                 inside = context.module.num_embeddings if kind == "embed" else args[0].shape[-1]
                 found.setdefault(path, Site(path, kind, inside, out.shape[-1]))
             return out
@@ -244,9 +266,7 @@ class Model:
             home = stage.home
 
             def run(*args: Any, stage: Stage = stage) -> Any:
-                return stage.module.init_with_output(
-                    jax.random.key(0), *args, train=False, **dict(stage.constants)
-                )[0]
+                return stage.module.init_with_output(jax.random.key(0), *args, train=False, **stage.keywords)[0]
 
             with nn.intercept_methods(record):
                 state.update(_written(stage, jax.eval_shape(run, *_args(stage, state))))
@@ -257,6 +277,8 @@ class Model:
             if "tokens" not in self.inputs:
                 raise InputError(f"give example inputs: shapes of {', '.join(self.inputs)} cannot be guessed")
             inputs = {"tokens": jax.ShapeDtypeStruct((1, 8), jnp.int32)}
+        for key in inputs:
+            _check_key(key, "the example")
         return dict(jax.eval_shape(_complete, dict(inputs)))
 
     # -- the computation ------------------------------------------------------------------------------------------
@@ -278,14 +300,23 @@ class Model:
         `train_from` names the first stage in training mode: those below it, and those named in `evaluate`, run in
         evaluation mode; None is evaluation throughout. `key` is folded with a stage's index in the whole chain, so cuts
         see the same bits. With `mutable` (collections) the result is `(state, changed collections)`. Raises
-        `InputError` for unknown state keys, missing inputs or scopes, and adapter leaves that no trace reads.
+        `InputError` for unknown state keys and stages, inputs, variables or keys that are missing, statistics that
+        training would change while `mutable` lacks them, and adapter leaves that no trace reads.
         """
         first = 0 if start is None else self.index(start)
         last = len(self.stages) if stop is None else self.index(stop)
         training = len(self.stages) if train_from is None else self.index(train_from)
+        if last < first:
+            raise InputError(f"nothing lies between start {start!r} and stop {stop!r}: the stop comes first")
+        for name in evaluate:
+            self.index(name)
         for key_ in state:
             _check_key(key_, "the state")
-        state = _complete(state) if start is None else dict(state)
+        if "params" not in variables:
+            raise InputError(
+                f"variables are {{collection: tree}} with params among them, not {{{', '.join(variables)}}}"
+            )
+        state = _complete(state) if first == 0 else dict(state)
         adapters = _Adapters(self.hooks, variables.get("adapters") or {})
         variables = {**variables, "params": adapters.override(variables["params"])}
         changed = {c: dict(variables[c]) for c in mutable if c in variables}
@@ -299,24 +330,36 @@ class Model:
             ) -> tuple[Any, Mapping[str, Any]]:
                 with adapters.interceptors(stage.home):
                     out = stage.module.apply(
-                        mine, *args, train=train, rngs=rngs, mutable=list(mutable), **dict(stage.constants)
+                        mine, *args, train=train, rngs=rngs, mutable=list(mutable), **stage.keywords
                     )
                 return out  # with `mutable` a list, always the pair (output, changes)
 
             if train and (self.remat is True or (self.remat and stage.name in self.remat)):
                 run = jax.checkpoint(run)
             try:
-                out, changes = run(_scoped(stage, variables), _args(stage, state), rngs)
-            except flax_errors.InvalidRngError:
-                raise InputError(f"stage {stage.name!r} draws dropout in training mode: give apply a key") from None
+                out, changes = run(_scoped(stage, {**variables, **changed}), _args(stage, state), rngs)
+            except tuple(_FAULTS) as e:
+                said = str(e).split(" (https:")[0]
+                raise InputError(f"stage {stage.name!r} {_FAULTS[type(e)]} ({said})") from None
             state.update(_written(stage, out))
             for collection, tree in changes.items():
-                changed.setdefault(collection, {})[stage.home] = tree
+                _store(changed, collection, stage.home, tree)
         adapters.check_read({stage.home for stage in self.stages[first:last]})
         return (state, changed) if mutable else state
 
 
+_FAULTS: dict[type[Exception], str] = {
+    flax_errors.InvalidRngError: "draws dropout in training mode: give apply a key",
+    flax_errors.ModifyScopeVariableError: "updates a collection in training mode: name it in `mutable`",
+    flax_errors.ScopeCollectionNotFound: "finds no variables of its own",
+    flax_errors.ScopeParamNotFoundError: "lacks a parameter",
+    flax_errors.ScopeParamShapeError: "has a parameter of another shape",
+}
 _KINDS: dict[str, tuple[type, ...]] = {"dense": (nn.Dense,), "embed": (nn.Embed,), "conv": (nn.Conv,)}
+
+
+def _site(home: str, module: nn.Module) -> str:
+    return "/".join((home, *module.path) if home else module.path)
 
 
 def _is_norm(module: nn.Module) -> bool:
@@ -334,7 +377,7 @@ def _complete(state: State) -> dict[str, Any]:
     """The state with what follows from the tokens filled in: one example a row, none of it padding."""
     state = dict(state)
     if "tokens" in state:
-        tokens = state["tokens"]
+        tokens = state["tokens"] = jnp.asarray(state["tokens"])
         if not jnp.issubdtype(tokens.dtype, jnp.integer):
             raise InputError(f"tokens must be integers, not {tokens.dtype}")
         mask = state.setdefault("mask", jnp.ones(tokens.shape, bool))
@@ -360,6 +403,15 @@ def _written(stage: Stage, out: Any) -> dict[str, Any]:
     return dict(zip(stage.writes, outs, strict=True))
 
 
+def _own(variables: dict[str, Any], stage: Stage, made: Mapping[str, Any]) -> None:
+    """Put what a stage's module made into its scope, without the leaves it only borrows."""
+    for collection, tree in made.items():
+        for local, _ in stage.borrows:
+            tree = _without(tree, local.split("/")) if collection == "params" else tree
+        if tree:
+            _store(variables, collection, stage.home, tree)
+
+
 def _within(path: str, scope: str) -> bool:
     return scope == "" or path == scope or path.startswith(scope + "/")
 
@@ -377,6 +429,12 @@ def _scoped(stage: Stage, variables: Variables) -> dict[str, Any]:
             leaf = leaf[part]
         mine["params"] = _with(mine.get("params", {}), local.split("/"), leaf)
     return mine
+
+
+def _store(collections: dict[str, Any], collection: str, home: str, tree: Mapping[str, Any]) -> None:
+    """The inverse of `_scoped` for one collection: the scope "" is the collection itself."""
+    scopes = collections.setdefault(collection, {})
+    scopes.update({home: tree} if home else tree)
 
 
 def _with(tree: Mapping[str, Any], path: list[str], leaf: Any) -> dict[str, Any]:
@@ -438,7 +496,7 @@ class _Adapters:
         sites = self._sites[hook.name]
 
         def intercept(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-            site = "/".join((home, *context.module.path)) if home else "/".join(context.module.path)
+            site = _site(home, context.module)
             if context.method_name != "__call__" or site not in sites:
                 return call(*args, **kwargs)
             leaves = _Reads(sites[site], self._seen, f"adapters/{hook.name}/{site}")

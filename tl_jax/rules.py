@@ -70,28 +70,29 @@ def match(
     """A tree like `tree` holding, at each leaf, the value of the first rule that matches its whole path.
 
     `default` is given to leaves that no rule matches; without it every leaf must match. `aliases` translates a foreign
-    name (a part of one, too) to ours for error messages. Raises `InputError` listing every fault at once: patterns that
-    are no regular expressions, rules that decide nothing (absent or shadowed), leaves that no rule decides.
+    name (a part of one, too) to ours for error messages. Raises `InputError` listing every fault at once: rules that
+    decide nothing (absent or shadowed) and leaves that no rule decides; before these, every pattern that is no regular
+    expression.
     """
-    rules = [_rule(r, i) for i, r in enumerate(rules)]
-    decision = _decide(rules, paths(tree))
+    ruled = [_rule(r, i) for i, r in enumerate(rules)]
+    decision = _decide(ruled, paths(tree))
     faults = decision.idle_faults(aliases)
     if default is REQUIRED and decision.undecided:
         faults.append(_uncovered(decision.undecided, len(decision.by)))
     if faults:
         raise InputError("\n".join(faults))
-    return map_paths(lambda path, _: default if (i := decision.by[path]) is None else rules[i].value, tree)
+    return map_paths(lambda path, _: default if (i := decision.by[path]) is None else ruled[i].value, tree)
 
 
 def explain(
     rules: Iterable[Rule | tuple[str, Any]], tree: Any, *, default: Any = REQUIRED, aliases: Aliases | None = None
 ) -> Explanation:
     """How `match` decides, as a table: what each rule takes, which are idle and why. Never raises for idle rules."""
-    rules = [_rule(r, i) for i, r in enumerate(rules)]
+    ruled = [_rule(r, i) for i, r in enumerate(rules)]
     leaves = paths(tree)
-    decision = _decide(rules, leaves)
+    decision = _decide(ruled, leaves)
     rows = []
-    for i, rule in enumerate(rules):
+    for i, rule in enumerate(ruled):
         mine = [path for path, by in decision.by.items() if by == i]
         note = (mine[0] + (" …" if len(mine) > 1 else "")) if mine else decision.why_idle(i, aliases)
         if not mine and rule.optional:
@@ -160,7 +161,7 @@ class _Decision:
 
 
 def _decide(rules: Sequence[Rule], leaves: Mapping[str, Any]) -> _Decision:
-    patterns = [_compile(rule.pattern) for rule in rules]
+    patterns = _compiled(rules)
     matched = [[path for path in leaves if pattern.fullmatch(path)] for pattern in patterns]
     by: dict[str, int | None] = dict.fromkeys(leaves)
     for i in reversed(range(len(rules))):  # the first match wins, so it is written last
@@ -176,11 +177,16 @@ def _rule(rule: Rule | tuple[str, Any], i: int) -> Rule:
     raise InputError(f"rule {i} must be a pair (pattern, value), not {rule!r}")
 
 
-def _compile(pattern: str) -> re.Pattern[str]:
-    try:
-        return re.compile(pattern)
-    except re.error as e:
-        raise InputError(f"rule {pattern!r} is not a regular expression: {e}") from None
+def _compiled(rules: Iterable[Rule]) -> list[re.Pattern[str]]:
+    patterns, faults = [], []
+    for rule in rules:
+        try:
+            patterns.append(re.compile(rule.pattern))
+        except re.error as e:
+            faults.append(f"rule {rule.pattern!r} is not a regular expression: {e}")
+    if faults:
+        raise InputError("\n".join(faults))
+    return patterns
 
 
 def _uncovered(undecided: Sequence[str], total: int) -> str:

@@ -72,9 +72,7 @@ class Embeddings(Module):
     dtype: Any = None
 
     @compact
-    def __call__(
-        self, tokens: Array, positions: Array, token_type: Array, noise: Array | None, train: bool
-    ) -> Array:
+    def __call__(self, tokens: Array, positions: Array, token_type: Array, noise: Array | None, train: bool) -> Array:
         c, init = self.config, normal(self.config.initializer_range)
         hidden = Embed(c.vocab_size, c.hidden_size, dtype=self.dtype, embedding_init=init, name="token")(tokens)
         types = Embed(c.type_vocab_size, c.hidden_size, dtype=self.dtype, embedding_init=init, name="token_type")
@@ -154,5 +152,5 @@ NAMES = NameMap(
         *_dense("classifier", "head"),
     ),
     prefixes=("bert.",),
-    ignored=(r"embeddings\.position_ids", r"cls\..*"),
+    ignored=(r"embeddings\.position_ids", r"cls\..*", r"qa_outputs\..*"),
 )

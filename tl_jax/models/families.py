@@ -1,4 +1,4 @@
-"""The families that can be loaded: `model_type` of a config.json to the module with its `CONFIG`, `stages`, `NAMES`."""
+"""The families that can be loaded, one line each."""
 
 from __future__ import annotations
 
@@ -7,13 +7,23 @@ from types import ModuleType
 
 from tl_jax.errors import InputError
 
+# model_type of a config.json: the module with its CONFIG, stages and NAMES, and what its classes' names begin with
 FAMILIES = {
-    "bert": "tl_jax.models.bert",
+    "bert": ("tl_jax.models.bert", "Bert"),
 }
 
 
 def family(model_type: str) -> ModuleType:
     """The family's module, imported on first use; raises `InputError` naming the families there are."""
+    return importlib.import_module(_entry(model_type)[0])
+
+
+def class_name(model_type: str, kind: str) -> str:
+    """The family's class in transformers: `class_name("bert", "Model")` is "BertModel"."""
+    return _entry(model_type)[1] + kind
+
+
+def _entry(model_type: str) -> tuple[str, str]:
     if model_type not in FAMILIES:
         raise InputError(f"models of type {model_type!r} are not supported; those that are: {', '.join(FAMILIES)}")
-    return importlib.import_module(FAMILIES[model_type])
+    return FAMILIES[model_type]

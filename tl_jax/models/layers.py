@@ -195,9 +195,10 @@ class Mlp(nn.Module):
 class Pooler(nn.Module):
     """One vector per example: `hidden [B, T, D]` and `segments [B, T]` to `pooled [N, D]`.
 
-    Without `rows` and `starts` each row is one example; with them (i32 `[N]`) example n begins at
-    `(rows[n], starts[n])` of packed rows. `cls` is the first position, `last` the last, `mean` the average over the
-    example's positions (as sentence-transformers computes it), `pooler` BERT's dense tanh layer over `cls`.
+    Without `rows` and `starts` each row is one example, from its first real position on; with them (i32 `[N]`)
+    example n begins at `(rows[n], starts[n])` of packed rows. `cls` is the first position, `last` the last,
+    `mean` the average over the example's positions (as sentence-transformers computes it), `pooler` BERT's dense tanh
+    layer over `cls`.
     """
 
     pooling: str
@@ -205,11 +206,9 @@ class Pooler(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(
-        self, hidden: Array, segments: Array, rows: Array | None, starts: Array | None, train: bool
-    ) -> Array:
+    def __call__(self, hidden: Array, segments: Array, rows: Array | None, starts: Array | None, train: bool) -> Array:
         if rows is None or starts is None:
-            starts = jnp.zeros(hidden.shape[0], jnp.int32)
+            starts = jnp.argmax(segments > 0, axis=-1)
         else:
             hidden, segments = hidden[rows], segments[rows]
         examples = jnp.arange(hidden.shape[0])
@@ -223,7 +222,8 @@ class Pooler(nn.Module):
         first = hidden[examples, starts]
         if self.pooling == "cls":
             return first
-        return jnp.tanh(Dense(hidden.shape[-1], dtype=self.dtype, kernel_init=normal(self.init_std), name="dense")(first))
+        dense = Dense(hidden.shape[-1], dtype=self.dtype, kernel_init=normal(self.init_std), name="dense")
+        return jnp.tanh(dense(first))
 
 
 class Head(nn.Module):

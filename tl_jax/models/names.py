@@ -75,11 +75,16 @@ class NameMap:
         return None
 
     def to_foreign(self, path: str, prefix: str = "") -> tuple[str, Transform] | None:
-        """The present foreign name of our path, the backbone's under `prefix`; None for a path the family does not have."""
+        """The present foreign name of our path, the backbone's under `prefix`; None for a path not of the family."""
         for pattern, entry in self._writers:
             if found := pattern.fullmatch(path):
                 return ("" if _outside(entry) else prefix) + entry.foreign.format(**found.groupdict()), entry.transform
         return None
+
+    def prefix(self, foreign: str) -> str:
+        """The one of `prefixes` that a name of the family carries; "" for none."""
+        known = self.to_canonical(foreign) is not None or self.is_ignored(foreign)
+        return next((p for p in self.prefixes if known and foreign.startswith(p)), "")
 
     def is_ignored(self, foreign: str) -> bool:
         """Whether a file may hold this name beside the parameters."""

@@ -1,0 +1,32 @@
+"""Weights made elsewhere, in and out: Hugging Face folders and hub repositories."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_HOMES = {
+    "Source": "sources",
+    "TextProcessor": "tokenizer",
+    "fingerprint": "sources",
+    "load": "loading",
+    "resolve": "hub",
+    "save": "saving",
+    "verify": "sources",
+}
+__all__ = ["Source", "TextProcessor", "fingerprint", "load", "resolve", "save", "verify"]
+
+if TYPE_CHECKING:
+    from tl_jax.pretrained.hub import resolve
+    from tl_jax.pretrained.loading import load
+    from tl_jax.pretrained.saving import save
+    from tl_jax.pretrained.sources import Source, fingerprint, verify
+    from tl_jax.pretrained.tokenizer import TextProcessor
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,170 @@
+"""Foreign tensors to params and back through a family's name map: strict, and exact to the bit.
+
+Every tensor of a file is used, or carried over unread; every parameter of the model is found. What does not fit is told
+at once, in one error.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from tl_jax.errors import InputError
+from tl_jax.models.names import ENDS, NameMap, Transform
+from tl_jax.pretrained.safetensors_files import Tensors
+from tl_jax.rules import paths
+
+_SHOWN = 40  # lines of a kind in an error
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What a file gave: nested `params`, the `names` they were read under, and the tensors `carried` over unread."""
+
+    params: dict[str, Any]
+    names: dict[str, str]
+    carried: dict[str, np.ndarray]
+
+
+def to_canonical(tensors: Tensors, names: NameMap, expected: Mapping[str, tuple[int, ...]], where: str) -> Converted:
+    """The tensors of a file as nested params, in the file's dtypes.
+
+    `expected` are the shapes the model needs by canonical path, in its order. Names the family knows to ignore, and the
+    weights of a pooler or head that the model lacks, are carried over. Raises `InputError` listing all tensors that are
+    missing, extra, misshapen or no floating-point numbers, each by its foreign name and its path; `where` names the
+    file.
+    """
+    found: dict[str, tuple[str, Transform]] = {}
+    carried: list[str] = []
+    faults = _Faults()
+    scopes = {path.partition("/")[0] for path in expected}
+    for name, spec in tensors.specs.items():
+        path, transform = names.to_canonical(name) or ("", "copy")
+        scope = path.partition("/")[0]
+        if names.is_ignored(name) or (scope in ENDS and scope not in scopes):
+            carried.append(name)
+        elif path not in expected:
+            faults.extra.append(f"{name} {list(spec.shape)}" + (f" -> {path}" if path else ""))
+            if not path:
+                faults.strangers.append(name)
+        elif path in found:
+            faults.extra.append(f"{name} {list(spec.shape)} -> {path}, which is also {found[path][0]}")
+        else:
+            faults.known = True
+            found[path] = name, transform
+            wanted = _their_shape(expected[path], transform)
+            if spec.shape != wanted:
+                faults.misshapen.append(f"{name} {list(spec.shape)} -> {path}: expected {list(wanted)}")
+            elif not jnp.issubdtype(spec.dtype, jnp.floating):
+                faults.misshapen.append(f"{name} {spec.dtype} -> {path}: expected floating-point numbers")
+    common = prefix((name for name, _ in found.values()), names)
+    for path, shape in expected.items():
+        if path not in found:
+            name, transform = names.to_foreign(path, common) or (path, "copy")
+            faults.missing.append(f"{name} {list(_their_shape(shape, transform))} -> {path}")
+    if faults:
+        raise InputError(faults.message(where, names))
+    params: dict[str, Any] = {}
+    for path in expected:
+        name, transform = found[path]
+        _put(params, path, _ours(tensors[name], transform))
+    return Converted(params, {path: name for path, (name, _) in found.items()}, {n: tensors[n] for n in carried})
+
+
+def to_foreign(
+    params: Mapping[str, Any], names: NameMap, as_read: Mapping[str, str], prefix: str = ""
+) -> dict[str, np.ndarray]:
+    """Nested params under foreign names: those of `as_read` (path to name), else the family's present ones.
+
+    `prefix` precedes the latter's backbone. Dtypes stay. Raises `InputError` for parameters the family has no name for.
+    """
+    tensors: dict[str, np.ndarray] = {}
+    nameless = []
+    for path, leaf in paths(params).items():
+        known = names.to_foreign(path, prefix)
+        if known is None:
+            nameless.append(path)
+        else:
+            tensors[as_read.get(path, known[0])] = _theirs(np.asarray(leaf), known[1])
+    if nameless:
+        raise InputError(f"these parameters have no name in the foreign format: {', '.join(nameless)}")
+    return tensors
+
+
+def prefix(read: Iterable[str], names: NameMap) -> str:
+    """The prefix most of these foreign names of a family carry, its head's apart."""
+    carried = Counter(names.prefix(name) for name in read)
+    return max(carried, key=carried.__getitem__, default="")
+
+
+def _ours(array: np.ndarray, transform: Transform) -> np.ndarray:
+    if transform == "transpose":
+        return array.T
+    if transform == "conv":
+        return np.moveaxis(array, (1, 0), (-2, -1))
+    return array
+
+
+def _theirs(array: np.ndarray, transform: Transform) -> np.ndarray:
+    if transform == "transpose":
+        return array.T
+    if transform == "conv":
+        return np.moveaxis(array, (-2, -1), (1, 0))
+    return array
+
+
+def _their_shape(shape: tuple[int, ...], transform: Transform) -> tuple[int, ...]:
+    return _theirs(np.broadcast_to(np.float32(0), shape), transform).shape
+
+
+def _put(tree: dict[str, Any], path: str, leaf: Any) -> None:
+    *scopes, name = path.split("/")
+    for scope in scopes:
+        tree = tree.setdefault(scope, {})
+    tree[name] = leaf
+
+
+@dataclass
+class _Faults:
+    """All that keeps a file from fitting a model, as lines by kind."""
+
+    missing: list[str] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)
+    misshapen: list[str] = field(default_factory=list)
+    strangers: list[str] = field(default_factory=list)  # names among the extra that the family does not know
+    known: bool = False  # whether the family knows any
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.extra or self.misshapen)
+
+    def message(self, where: str, names: NameMap) -> str:
+        lines = [f"{where} does not fit the model its config.json describes"]
+        for kind in ("missing", "extra", "misshapen"):
+            told = getattr(self, kind)
+            if told:
+                lines.append(f"{kind} ({len(told)}):")
+                lines += [f"  {line}" for line in told[:_SHOWN]]
+                if len(told) > _SHOWN:
+                    lines.append(f"  … and {len(told) - _SHOWN} more")
+        return "\n".join(lines + self._hint(names))
+
+    def _hint(self, names: NameMap) -> list[str]:
+        """One more line where the names are those of another family, or of this one behind another prefix."""
+        hidden = Counter(
+            name.partition(".")[0] for name in self.strangers if names.to_canonical(name.partition(".")[2])
+        )
+        if hidden:
+            first, count = hidden.most_common(1)[0]
+            usual = " or ".join(["none", *map(repr, names.prefixes)])
+            return [
+                f"{count} of the extra names are those of this family behind the prefix '{first}.', where {usual} "
+                "belongs: is model_type in config.json right, and the file that of the model itself?"
+            ]
+        if self.strangers and not self.known:
+            return ["the names look like those of another family: is model_type in config.json right?"]
+        return []

@@ -1,0 +1,105 @@
+"""From what the user calls a model to the folder it lies in, fetched from the Hugging Face hub where it is not here."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from tl_jax.errors import InputError, did_you_mean
+from tl_jax.pretrained.safetensors_files import no_weights
+from tl_jax.pretrained.sources import FILES, Source, is_model_file
+
+_log = logging.getLogger(__name__)
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def resolve(name_or_folder: str | os.PathLike[str] | Source, revision: str | None = None) -> Source:
+    """The folder of a model: the folder given, or a snapshot of the hub repository `org/name`.
+
+    `revision` is a branch, tag or commit of the repository. Without a network a complete snapshot in the hub's cache
+    serves, with a warning that says so. Raises `InputError` for a name that is neither, a repository or revision that
+    does not exist, is gated or holds no safetensors, and for a hub that cannot be reached.
+    """
+    if isinstance(name_or_folder, Source):
+        return name_or_folder
+    name = os.fspath(name_or_folder)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise InputError(f"{name} is a folder, which has no revision {revision!r}: that is for hub repositories")
+        return Source(name, folder.resolve())
+    if folder.is_file():
+        raise InputError(f"{name} is a file: give the folder it lies in")
+    if not _REPOSITORY.fullmatch(name):
+        raise InputError(
+            f"there is no folder {name}{_nearest_folder(folder)}; "
+            "a repository of the hub is given as org/name, like google-bert/bert-base-uncased"
+        )
+    return _fetch(name, revision, hint=_nearest_folder(folder))
+
+
+def _fetch(name: str, revision: str | None, hint: str) -> Source:
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    at = f"{name} at {revision}" if revision else name
+
+    def snapshot(local: bool) -> Source:
+        folder = Path(
+            huggingface_hub.snapshot_download(
+                name, revision=revision, allow_patterns=list(FILES), local_files_only=local
+            )
+        )
+        return Source(name, folder, folder.name)  # the hub's cache names snapshots by their commit
+
+    if revision is not None and _COMMIT.fullmatch(revision):  # a commit never changes: if it is here, it is complete
+        try:
+            return snapshot(local=True)
+        except errors.LocalEntryNotFoundError:
+            pass
+    try:
+        _check_weights(at, huggingface_hub.HfApi().model_info(name, revision=revision, timeout=10))
+        return snapshot(local=False)
+    except errors.GatedRepoError:
+        raise InputError(
+            f"{at} is gated: ask for access on its page, then log in with `hf auth login` or set HF_TOKEN"
+        ) from None
+    except errors.RepositoryNotFoundError:
+        raise InputError(
+            f"there is no folder {name}{hint}, and no repository of that name on the hub "
+            "(or it is private: log in with `hf auth login`, or set HF_TOKEN)"
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise InputError(f"the repository {name} has no revision {revision!r}") from None
+    except (errors.HTTPError, errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as e:
+        reason = f"{type(e).__name__}: {e}".splitlines()[0]
+    try:
+        source = snapshot(local=True)
+    except errors.LocalEntryNotFoundError:
+        raise InputError(
+            f"there is no folder {name}{hint}, and the hub cannot be reached for {at} ({reason}); "
+            f"give a folder, or fill the cache where there is a network: hf download {name}"
+        ) from None
+    _log.warning("the hub cannot be reached (%s): %s is taken from its cache, commit %s", reason, at, source.revision)
+    return source
+
+
+def _check_weights(at: str, info: Any) -> None:
+    """Refuse a repository without safetensors before anything of it is downloaded."""
+    names = [file.rfilename for file in info.siblings or ()]
+    if not any(is_model_file(name) and name.endswith(".safetensors") for name in names):
+        raise InputError(no_weights(f"the repository {at}", names))
+
+
+def _nearest_folder(folder: Path) -> str:
+    """The tail of a message: the sibling folders whose names are like that of a folder that does not exist."""
+    try:
+        siblings = [p.name for p in folder.parent.iterdir() if p.is_dir()]
+    except OSError:
+        return ""
+    hint = did_you_mean(folder.name, siblings)
+    return hint if hint.endswith("?") else ""  # not the list of all of them

@@ -1,0 +1,86 @@
+"""How a checkpoint makes one vector of a text: the `--pooling` choices, and what `auto` follows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tl_jax.errors import InputError, did_you_mean
+from tl_jax.pretrained.json_files import read_json
+
+CHOICES = ("auto", "cls", "mean", "last", "pooler")
+_MODES = {"cls": "cls", "cls_token": "cls", "mean": "mean", "mean_tokens": "mean", "lasttoken": "last"}
+_FLAG = "pooling_mode_"
+
+
+@dataclass(frozen=True)
+class Modules:
+    """What a folder's modules.json says: the pooling, and the subfolder of a dense layer behind it, if any."""
+
+    pooling: str
+    dense: str | None = None
+
+
+def read_modules(folder: Path) -> Modules | None:
+    """The modules of a sentence-transformers folder; None for a folder without modules.json.
+
+    Raises `InputError` for chains that are not transformer, pooling, at most one dense layer, normalisation.
+    """
+    path = folder / "modules.json"
+    if not path.is_file():
+        return None
+    try:
+        modules = [(str(m["type"]).rpartition(".")[2], str(m["path"])) for m in json.loads(path.read_text("utf-8"))]
+    except (ValueError, TypeError, KeyError):
+        raise InputError(f"{path} is not a list of modules with type and path") from None
+    kinds = [kind for kind, _ in modules if kind != "Normalize"]  # it only scales what similarity compares
+    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Dense"]):
+        raise InputError(
+            f"{path} chains {', '.join(kinds)}, of which we compute Transformer, Pooling and at most one Dense; "
+            "choose a pooling to use the transformer alone: --pooling mean"
+        )
+    where = dict(modules)
+    return Modules(read_mode(folder / where["Pooling"] / "config.json"), where.get("Dense"))
+
+
+def read_mode(path: Path) -> str:
+    """The pooling in a 1_Pooling/config.json; raises `InputError` for modes we do not compute."""
+    if not path.is_file():
+        raise InputError(f"modules.json names the pooling {path}, which is missing")
+    config = read_json(path)
+    if "pooling_mode" in config:  # one mode or several by name, as later versions write
+        named = config["pooling_mode"]
+        modes = [str(m) for m in ([named] if isinstance(named, str) else named)]
+    else:
+        modes = [key.removeprefix(_FLAG) for key, on in config.items() if key.startswith(_FLAG) and on]
+    if len(modes) != 1 or modes[0] not in _MODES:
+        raise InputError(
+            f"{path}: the pooling {' + '.join(modes) or '(none)'} is not supported; "
+            "choose one yourself: --pooling cls, mean or last"
+        )
+    return _MODES[modes[0]]
+
+
+def mode_config(pooling: str, width: int) -> dict[str, Any]:
+    """The content of 1_Pooling/config.json for `cls`, `mean` or `last`."""
+    flags = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
+    on = {_FLAG + flag: _MODES.get(flag) == pooling for flag in flags}
+    return {"word_embedding_dimension": width, **on, "include_prompt": True}
+
+
+def choose(choice: str, modules: Modules | None, paths: Iterable[str]) -> str:
+    """The pooling in effect: `choice`, and for "auto" what the checkpoint says.
+
+    That is its modules.json; else, as its class computes, "pooler" where the file holds a pooler (`paths` are the
+    canonical paths in the file) and "cls" where it holds none. Raises `InputError` for other words.
+    """
+    if choice not in CHOICES:
+        raise InputError(f"unknown pooling {choice!r}{did_you_mean(choice, CHOICES)}")
+    if choice != "auto":
+        return choice
+    if modules is not None:
+        return modules.pooling
+    return "pooler" if any(path.startswith("pooler/") for path in paths) else "cls"

@@ -1,0 +1,256 @@
+"""From a model and its params to a folder that transformers, sentence-transformers and `load` read."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from tl_jax.errors import InputError
+from tl_jax.model import Model
+from tl_jax.models.families import class_name, family
+from tl_jax.models.names import NameMap
+from tl_jax.pretrained.conversion import prefix, to_foreign
+from tl_jax.pretrained.json_files import write_json
+from tl_jax.pretrained.loading import DENSE_HEAD, IDENTITY
+from tl_jax.pretrained.pooling import mode_config, read_modules
+from tl_jax.pretrained.safetensors_files import SINGLE, sync, write, write_folder
+from tl_jax.pretrained.sources import Source
+from tl_jax.pretrained.tokenizer import TextProcessor
+from tl_jax.rules import paths
+
+_MODULE = "sentence_transformers.models."
+
+
+def save(
+    folder: str | os.PathLike[str],
+    model: Model,
+    variables: Mapping[str, Any],
+    *,
+    labels: Sequence[str] | None = None,
+    max_shard_size: int | str | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a Hugging Face folder: config.json, safetensors, the tokenizer's files; returns its path.
+
+    An encoder is written as it was read: its class, its tensors' names, and those carried over. A classifier over
+    BERT's pooler becomes the class `…ForSequenceClassification`, with `labels` (default: the model's) in its config. A
+    classifier over `cls`, `mean` or `last` pooling, which no class of transformers describes, becomes a
+    sentence-transformers folder whose `2_Dense` is the head; `load` reads that head back with its labels. Parameters
+    keep their dtypes. `max_shard_size` (bytes, or "5GB") splits the weights.
+
+    All or nothing: the folder appears when it is complete. Raises `InputError` for a folder that has something in it
+    (`overwrite` replaces a model, and nothing but a model), and for what the format cannot hold: adapters that are not
+    merged, a truncated chain, stages the class does not have. Raises `OSError` when the disk refuses.
+    """
+    target = Path(folder).expanduser().resolve()
+    _check_target(target, overwrite)
+    contents = _contents(model, variables, labels)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    made = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    made.mkdir()
+    try:
+        _write(contents, made, max_shard_size)
+        _put_in_place(made, target)
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
+    return target
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """What the folder will hold, settled before the first byte is written."""
+
+    config: dict[str, Any]
+    tensors: dict[str, np.ndarray]
+    dense: dict[str, np.ndarray] | None  # the head, where it lies in a file of its own
+    pooling: str
+    processor: Any
+    source: Any
+
+
+def _contents(model: Model, variables: Mapping[str, Any], labels: Sequence[str] | None) -> _Contents:
+    info = model.info
+    _check_writable(model, variables)
+    names: NameMap = family(info.family).NAMES
+    params = dict(variables["params"])
+    config = dict(info.config)
+    read_as = next(iter(config.get("architectures") or ()), None)
+    dense = None
+    if "head" not in params:
+        if labels is not None:
+            raise InputError("labels belong to a classifier, and this model has no head")
+        written_as = read_as or class_name(info.family, "Model")
+    else:
+        config |= _label_config(labels if labels is not None else info.labels, params["head"]["kernel"].shape[-1])
+        config.pop("num_labels", None)  # transformers counts id2label
+        if info.pooling == "pooler":
+            written_as = class_name(info.family, "ForSequenceClassification")
+        else:
+            written_as = class_name(info.family, "Model")
+            dense = to_foreign({"head": params.pop("head")}, DENSE_HEAD, {})
+    if written_as == read_as:
+        tensors = {**info.carried, **to_foreign(params, names, info.names)}
+    else:  # the file of another class: its present names, and what belongs to the backbone of what was carried
+        front = "" if written_as == class_name(info.family, "Model") else names.prefixes[0]
+        kept = _of_backbone(info.carried, names, prefix(info.names.values(), names), front)
+        tensors = {**kept, **to_foreign(params, names, {}, front)}
+    config["architectures"] = [written_as]
+    _set_dtype(config, tensors)
+    return _Contents(config, tensors, dense, str(info.pooling), info.processor, info.source)
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise InputError(f"{target} is a file: give a folder to write the model to")
+    if any(target.iterdir()):
+        if not overwrite:
+            raise InputError(f"{target} has something in it: give another folder, or ask to overwrite the model there")
+        if not (target / "config.json").is_file():
+            raise InputError(f"{target} holds no model (no config.json), and nothing else is overwritten")
+
+
+def _check_writable(model: Model, variables: Mapping[str, Any]) -> None:
+    """Refuse what a folder of the family's class cannot hold."""
+    info = model.info
+    if not info.family:
+        raise InputError("only models of a known family can be written as a Hugging Face folder")
+    if model.hooks or paths({"adapters": variables.get("adapters") or {}}):
+        raise InputError(
+            "the variables hold adapters, which a Hugging Face folder of the model cannot: merge them first"
+        )
+    rooms = family(info.family)
+    whole = [stage.name for stage in rooms.stages(rooms.CONFIG(info.config), info.pooling)]
+    if lacking := [name for name in whole if name not in model.names]:
+        raise InputError(
+            f"the chain is truncated: it lacks {', '.join(lacking)}, without which no class of transformers computes it"
+        )
+    if foreign := [name for name in model.names if name not in (*whole, "head")]:
+        raise InputError(f"no class of transformers has the stages {', '.join(foreign)}")
+    expected = {path: tuple(leaf.shape) for path, leaf in paths(model.shapes()["params"]).items()}
+    given = {path: tuple(np.shape(leaf)) for path, leaf in paths(variables["params"]).items()}
+    if wrong := sorted(path for path in {*expected, *given} if expected.get(path) != given.get(path)):
+        raise InputError(
+            "the params are not those of the model: "
+            + "; ".join(f"{p} is {given.get(p, 'missing')}, expected {expected.get(p, 'nothing')}" for p in wrong[:8])
+            + (" …" if len(wrong) > 8 else "")
+        )
+
+
+def _label_config(labels: Sequence[str] | None, count: int) -> dict[str, Any]:
+    labels = [f"LABEL_{i}" for i in range(count)] if labels is None else [str(label) for label in labels]
+    if len(labels) != count or len(set(labels)) != count:
+        raise InputError(f"the head has {count} outputs, which need as many different labels, not {labels}")
+    return {
+        "id2label": {str(i): label for i, label in enumerate(labels)},
+        "label2id": {label: i for i, label in enumerate(labels)},
+    }
+
+
+def _of_backbone(carried: Mapping[str, Any], names: NameMap, read: str, front: str) -> dict[str, Any]:
+    """The carried tensors that lie behind the prefix `read`, the head's left out, behind the prefix `front` instead."""
+    own = (name for name in carried if name.startswith(read))
+    heads = {name for name in carried if (names.to_canonical(name) or ("",))[0].startswith("head/")}
+    return {front + name.removeprefix(read): carried[name] for name in own if name not in heads}
+
+
+def _set_dtype(config: dict[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
+    """Make config.json name the dtype of the weights, the wider of several; older files call the key torch_dtype."""
+    dtypes = [a.dtype for a in tensors.values() if jnp.issubdtype(a.dtype, jnp.floating)]
+    widest = jnp.dtype(reduce(jnp.promote_types, dtypes)).name
+    key = "torch_dtype" if "torch_dtype" in config and "dtype" not in config else "dtype"
+    if (config.get(key) or "float32") != widest:
+        config[key] = widest
+
+
+def _write(contents: _Contents, folder: Path, max_shard_size: int | str | None) -> None:
+    write_json(folder / "config.json", contents.config)
+    write_folder(folder, contents.tensors, max_shard_size)
+    if isinstance(contents.processor, TextProcessor):
+        for name, path in contents.processor.files.items():
+            _copy(path, folder / name)
+    if contents.dense is not None:
+        _write_modules(contents, contents.dense, folder)
+    elif isinstance(contents.source, Source) and contents.pooling != "pooler":
+        _copy_modules(contents.source.folder, contents.pooling, contents.config, folder)
+    for path in folder.rglob("*"):
+        sync(path)
+    sync(folder)
+
+
+def _write_modules(contents: _Contents, dense: Mapping[str, np.ndarray], folder: Path) -> None:
+    """The files by which sentence-transformers finds the pooling and the head."""
+    labels, width = dense["linear.weight"].shape
+    modules = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Dense", "Dense"))
+    write_json(
+        folder / "modules.json",
+        [{"idx": i, "name": str(i), "path": p, "type": _MODULE + kind} for i, (p, kind) in enumerate(modules)],
+    )
+    (folder / "1_Pooling").mkdir()
+    write_json(folder / "1_Pooling" / "config.json", mode_config(contents.pooling, width))
+    (folder / "2_Dense").mkdir()
+    write_json(
+        folder / "2_Dense" / "config.json",
+        {"in_features": width, "out_features": labels, "bias": True, "activation_function": IDENTITY},
+    )
+    write(folder / "2_Dense" / SINGLE, dense)
+    settings = folder / "sentence_bert_config.json"
+    if contents.processor is not None and not settings.exists():
+        write_json(settings, {"max_seq_length": contents.processor.max_length, "do_lower_case": False})
+
+
+def _copy_modules(source: Path, pooling: str, config: Mapping[str, Any], folder: Path) -> None:
+    """The modules of an encoder that came as a sentence-transformers folder, with the pooling it has now."""
+    try:
+        known = read_modules(source)
+    except InputError:  # a chain we do not compute: the pooling was chosen by hand
+        return
+    if known is None:
+        return
+    modules = [m for m in json.loads((source / "modules.json").read_text("utf-8")) if m["path"] != known.dense]
+    write_json(folder / "modules.json", modules)
+    place = next(m["path"] for m in modules if m["type"].endswith("Pooling"))
+    (folder / place).mkdir()
+    if known.pooling == pooling:
+        _copy(source / place / "config.json", folder / place / "config.json")
+    else:
+        write_json(folder / place / "config.json", mode_config(pooling, config["hidden_size"]))
+    extra = source / "config_sentence_transformers.json"
+    if extra.is_file():
+        _copy(extra, folder / extra.name)
+
+
+def _copy(path: Path, target: Path) -> None:
+    try:
+        shutil.copyfile(path, target)
+    except FileNotFoundError:
+        raise InputError(f"{path}, which belongs to the model, is gone since it was loaded") from None
+
+
+def _put_in_place(made: Path, target: Path) -> None:
+    """Rename the finished folder to its name; a folder it replaces is taken away only then."""
+    old = None
+    if target.exists() and any(target.iterdir()):
+        old = target.with_name(f"{made.name}.old")
+        os.rename(target, old)
+    try:
+        os.rename(made, target)
+    except OSError:
+        if old is not None:
+            os.rename(old, target)
+        raise
+    sync(target.parent)
+    if old is not None:
+        shutil.rmtree(old)

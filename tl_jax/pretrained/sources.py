@@ -1,0 +1,86 @@
+"""Where weights came from, and whether they are still the same: a SHA-256 of each file a model is made of."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from tl_jax.errors import InputError
+
+# What a model is made of: all that loading may read, all that is fetched from a hub, all that a fingerprint covers.
+# Never code, pickles or the same weights in another format.
+FILES = (
+    "config.json",
+    "model.safetensors",
+    "model-*-of-*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "[0-9]_Pooling/config.json",
+    "[0-9]_Dense/config.json",
+    "[0-9]_Dense/model.safetensors",
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder of weights: the `name` it was asked for by, the `folder`, and the hub's commit where it has one."""
+
+    name: str
+    folder: Path
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.revision}" if self.revision else str(self.folder)
+
+
+def is_model_file(name: str) -> bool:
+    """Whether a file of that name, relative to a model's folder, belongs to the model."""
+    return any(fnmatchcase(name, pattern) and name.count("/") == pattern.count("/") for pattern in FILES)
+
+
+def model_files(folder: Path) -> dict[str, Path]:
+    """The files of `folder` that belong to the model, by name relative to it, sorted."""
+    found = (p for pattern in FILES for p in folder.glob(pattern) if p.is_file())
+    return {name: folder / name for name in sorted(p.relative_to(folder).as_posix() for p in found)}
+
+
+def fingerprint(source: Source | Path) -> dict[str, str]:
+    """The SHA-256, in hex, of each file the model is made of, by name relative to its folder.
+
+    Files that loading does not read (a README, the same weights as a pickle) do not count. Streamed: takes about a
+    second per gigabyte and no memory.
+    """
+    folder = source.folder if isinstance(source, Source) else source
+    if not folder.is_dir():
+        raise InputError(f"the weights' folder {folder} is gone: give the place it was moved to")
+    return {name: _sha256(path) for name, path in model_files(folder).items()}
+
+
+def verify(source: Source, recorded: Mapping[str, str]) -> None:
+    """Check that the model's files are those of a `fingerprint` recorded earlier.
+
+    Raises `InputError` naming every file that is gone, changed or new.
+    """
+    now = fingerprint(source)
+    faults = [
+        f"  {name} " + ("is gone" if name not in now else "is new" if name not in recorded else "has changed")
+        for name in sorted({*now, *recorded})
+        if now.get(name) != recorded.get(name)
+    ]
+    if faults:
+        raise InputError(f"the weights in {source.folder} are not those recorded for this run:\n" + "\n".join(faults))
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,211 @@
+"""Text to token ids with the `tokenizers` package alone (transformers' own tokenizer classes may import torch)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tl_jax.errors import InputError
+from tl_jax.pretrained.json_files import read_json
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+# All that says how a folder's texts become ids.
+FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "sentence_bert_config.json",
+)
+
+
+class EncodedTexts(list[tuple[np.ndarray, np.ndarray]]):
+    """One `(ids int32 [T], token_type int32 [T])` a text, ragged; `truncated` counts the texts that were cut."""
+
+    truncated: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class TextProcessor:
+    """A checkpoint's tokenizer: `processor(["where is my parcel?"])` gives what `Model.apply` takes.
+
+    `files` are the tokenizer's files by name, `positions` the number of positions the model has (None: unlimited). The
+    tokenizer itself is read at first use, and padding and truncation written into tokenizer.json are left out: they are
+    those of whoever saved it, not of this text.
+    """
+
+    files: Mapping[str, Path]
+    positions: int | None = None
+    _settings: dict[str, Any] = field(default_factory=dict, repr=False)  # tokenizer_config.json
+
+    @classmethod
+    def read(cls, folder: Path, positions: int | None = None) -> TextProcessor | None:
+        """The tokenizer of a model's folder; None where it has none."""
+        files = {name: folder / name for name in FILES if (folder / name).is_file()}
+        if "tokenizer.json" not in files and "vocab.txt" not in files:
+            return None
+        return cls(files, positions, read_json(files.get("tokenizer_config.json")))
+
+    def __call__(
+        self, texts: Sequence[str], *, pairs: Sequence[str] | None = None, max_length: int | None = None
+    ) -> dict[str, np.ndarray]:
+        """Encode `texts`, each with its second text of `pairs` if given, padded on the right to the longest.
+
+        Returns `tokens`, `token_type`, `positions`, `segments` (int32) and `mask` (bool), all `[N, T]`. Texts longer
+        than `max_length` tokens (special tokens counted; the default is `self.max_length`) are cut. Raises `InputError`
+        for a `max_length` the model has no positions for.
+        """
+        encoded = self.encode(texts, pairs=pairs, max_length=max_length)
+        shape = (len(encoded), max((len(ids) for ids, _ in encoded), default=0))
+        tokens, token_type = np.full(shape, self.pad_id, np.int32), np.zeros(shape, np.int32)
+        mask = np.zeros(shape, bool)
+        for i, (ids, types) in enumerate(encoded):
+            tokens[i, : len(ids)], token_type[i, : len(ids)], mask[i, : len(ids)] = ids, types, True
+        return {
+            "tokens": tokens,
+            "mask": mask,
+            "token_type": token_type,
+            "positions": np.where(mask, np.arange(shape[1], dtype=np.int32), np.int32(0)),
+            "segments": mask.astype(np.int32),
+        }
+
+    def encode(
+        self, texts: Sequence[str], max_length: int | None = None, *, pairs: Sequence[str] | None = None
+    ) -> EncodedTexts:
+        """Encode `texts` without padding: `(ids, token_type)` each, and how many were truncated.
+
+        Lone surrogates, which are no characters, count as U+FFFD.
+        """
+        if isinstance(texts, str) or isinstance(pairs, str):
+            raise InputError("give the tokenizer a list of texts, not one text")
+        if pairs is not None and len(pairs) != len(texts):
+            raise InputError(f"{len(texts)} texts, but {len(pairs)} pairs")
+        tokenizer = self._tokenizer
+        tokenizer.enable_truncation(
+            self._checked(max_length, pairs is not None), direction=self._settings.get("truncation_side") or "right"
+        )
+        rows = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
+        try:
+            encodings = tokenizer.encode_batch_fast(rows)
+        except TypeError:  # something in there is no string, or one that UTF-8 cannot hold
+            encodings = tokenizer.encode_batch_fast([_mended(i, row) for i, row in enumerate(rows)])
+        found = EncodedTexts((np.array(e.ids, np.int32), np.array(e.type_ids, np.int32)) for e in encodings)
+        found.truncated = sum(bool(e.overflowing) for e in encodings)
+        return found
+
+    @property
+    def max_length(self) -> int:
+        """The most tokens of a text, unless asked otherwise: the least of what the checkpoint's files say."""
+        said = (
+            read_json(self.files.get("sentence_bert_config.json")).get("max_seq_length"),
+            self._settings.get("model_max_length"),  # 1e30 where nobody said
+            self.positions,
+        )
+        return min((int(n) for n in said if n and n < 10**9), default=512)
+
+    @cached_property
+    def pad_id(self) -> int:
+        """The id that fills rows up; what stands there is masked."""
+        token = self._settings.get("pad_token") or "[PAD]"
+        return self._tokenizer.token_to_id(token["content"] if isinstance(token, dict) else token) or 0
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A SHA-256 in hex of everything that decides which ids a text becomes, `max_length` apart."""
+        digest = hashlib.sha256()
+        for name in sorted(self.files):
+            content = self.files[name].read_bytes()
+            digest.update(f"{name} {len(content)}\n".encode() + content)
+        return digest.hexdigest()
+
+    def _checked(self, max_length: int | None, pairs: bool) -> int:
+        if max_length is None:
+            max_length = self.max_length
+        if self.positions is not None and max_length > self.positions:
+            raise InputError(f"max_length {max_length} is more than the {self.positions} positions the model has")
+        shortest = self._tokenizer.num_special_tokens_to_add(pairs) + 1
+        if max_length < shortest:
+            raise InputError(f"max_length {max_length} leaves no room for text: it must be {shortest} or more")
+        return max_length
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        from tokenizers import Tokenizer
+
+        path = self.files.get("tokenizer.json")
+        if path is None:
+            return _wordpiece(self.files["vocab.txt"], self._settings)
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as e:  # the package raises plain Exception
+            raise InputError(f"{path} is not a tokenizer: {e}") from None
+        tokenizer.no_padding()
+        _set_normalizer(tokenizer, self._settings)
+        return tokenizer
+
+
+def _wordpiece(vocab: Path, settings: Mapping[str, Any]) -> Tokenizer:
+    """BERT's tokenizer from its vocabulary, one token a line."""
+    from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    def special(role: str) -> str:
+        token = settings.get(f"{role}_token") or f"[{role.upper()}]"
+        return str(token["content"] if isinstance(token, dict) else token)
+
+    # split at newlines alone: a vocabulary may hold other line separators as tokens
+    lines = vocab.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
+    ids = {line.removesuffix("\r"): i for i, line in enumerate(lines)}
+    roles = {role: special(role) for role in ("unk", "sep", "pad", "cls", "mask")}
+    if missing := [token for role, token in roles.items() if token not in ids and role != "mask"]:
+        raise InputError(f"{vocab} lacks {', '.join(missing)}: it is not a vocabulary of BERT")
+    tokenizer = Tokenizer(models.WordPiece(ids, unk_token=roles["unk"]))
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
+        strip_accents=settings.get("strip_accents"),
+        lowercase=settings.get("do_lower_case", True),
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    cls, sep = roles["cls"], roles["sep"]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{cls}:0 $A:0 {sep}:0",
+        pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
+        special_tokens=[(cls, ids[cls]), (sep, ids[sep])],
+    )
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in roles.values() if t in ids])
+    return tokenizer
+
+
+def _set_normalizer(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> None:
+    """Set BERT's switches from tokenizer_config.json, which transformers follows where tokenizer.json disagrees."""
+    from tokenizers import normalizers
+
+    normalizer = tokenizer.normalizer
+    if not isinstance(normalizer, normalizers.BertNormalizer):
+        return
+    switches = {
+        "do_lower_case": "lowercase",
+        "strip_accents": "strip_accents",
+        "tokenize_chinese_chars": "handle_chinese_chars",
+    }
+    for theirs, ours in switches.items():
+        if theirs in settings and settings[theirs] != getattr(normalizer, ours):
+            setattr(normalizer, ours, settings[theirs])
+    tokenizer.normalizer = normalizer
+
+
+def _mended(i: int, row: Any) -> Any:
+    if isinstance(row, tuple):
+        return tuple(_mended(i, text) for text in row)
+    if not isinstance(row, str):
+        raise InputError(f"text {i} is not a string: {row!r}")
+    return row.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
