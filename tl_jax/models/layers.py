@@ -218,7 +218,7 @@ class Pooler(nn.Module):
             total = jnp.einsum("bt,btd->bd", weights, hidden.astype(jnp.float32))
             return (total / jnp.maximum(weights.sum(-1, keepdims=True), 1e-9)).astype(hidden.dtype)
         if self.pooling == "last":
-            return hidden[examples, starts + mine.sum(-1) - 1]
+            return hidden[examples, hidden.shape[1] - 1 - jnp.argmax(mine[:, ::-1], axis=-1)]
         first = hidden[examples, starts]
         if self.pooling == "cls":
             return first

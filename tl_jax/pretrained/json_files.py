@@ -16,6 +16,8 @@ def read_json(path: Path | None) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"there is no file {path}") from None
     except ValueError as e:
         raise InputError(f"{path} is not JSON: {e}") from None
     if not isinstance(content, dict):

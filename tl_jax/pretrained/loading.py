@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,10 +14,10 @@ import jax.numpy as jnp
 from tl_jax.errors import InputError, did_you_mean
 from tl_jax.model import Model, ModelInfo
 from tl_jax.models.families import family
-from tl_jax.models.layers import head_stage
+from tl_jax.models.heads import classifier
 from tl_jax.models.names import Entry, NameMap
 from tl_jax.pretrained import safetensors_files
-from tl_jax.pretrained.conversion import Converted, to_canonical
+from tl_jax.pretrained.conversion import to_canonical
 from tl_jax.pretrained.hub import resolve
 from tl_jax.pretrained.json_files import read_json
 from tl_jax.pretrained.pooling import Modules, choose, read_modules
@@ -54,47 +53,37 @@ def load(
     source = resolve(name_or_folder, revision)
     folder = source.folder
     config = _read_config(folder)
-    rooms = family(config["model_type"])
+    architecture = family(config["model_type"])
+    names: NameMap = architecture.NAMES
     tensors = safetensors_files.read(folder)
-    in_file = [found[0] for name in tensors if (found := rooms.NAMES.to_canonical(name))]
 
     modules = _modules(folder, pooling)
-    chosen = choose(pooling, modules, in_file)
-    dense = _dense_head(folder, modules, config, required=pooling == "auto") if chosen == _pooling(modules) else None
-    own_head = dense is None and chosen == "pooler" and _is_classifier(config)
-    labels = _labels(config) if dense or own_head else None
-
-    parsed = rooms.CONFIG(config)
-    model = Model(rooms.stages(parsed, chosen))
+    chosen = choose(pooling, modules, (known[0] for name in tensors if (known := names.to_canonical(name))))
+    labels, dense = _find_head(folder, config, modules, chosen, auto=pooling == "auto")
+    model = Model(architecture.stages(architecture.CONFIG(config), chosen))
     if labels is not None:
-        model = model.attach(_head(len(labels), config))
+        model = model.attach(classifier(len(labels), config))
+
     expected = {path: tuple(leaf.shape) for path, leaf in paths(model.shapes()).items()}
     in_dense = {path: expected.pop(path) for path in list(expected) if dense and path.startswith("head/")}
-    read = to_canonical(tensors, rooms.NAMES, expected, str(folder))
-    params = dict(read.params)
-    if dense:
-        where = folder / dense
-        params |= to_canonical(safetensors_files.read(where), DENSE_HEAD, in_dense, str(where)).params
+    read = to_canonical(tensors, names, expected, str(folder))
+    params = read.params
+    if dense is not None:
+        params |= to_canonical(safetensors_files.read(dense), DENSE_HEAD, in_dense, str(dense)).params
     if dtype is not None:
         params = map_paths(lambda _, leaf: leaf.astype(jnp.dtype(dtype)), params)
-    return replace(model, info=_info(source, config, rooms, chosen, read, labels)), {"params": params}
-
-
-def _info(
-    source: Source, config: dict[str, Any], rooms: ModuleType, pooling: str, read: Converted, labels: Any
-) -> ModelInfo:
-    positions = config.get("max_position_embeddings")
-    return ModelInfo(
+    info = ModelInfo(
         family=config["model_type"],
         config=config,
         source=source,
-        processor=TextProcessor.read(source.folder, positions),
-        pooling=pooling,
+        processor=TextProcessor.read(folder, config.get("max_position_embeddings")),
+        pooling=chosen,
         names=read.names,
         carried=read.carried,
         labels=labels,
-        alias=rooms.NAMES.alias,
+        alias=names.alias,
     )
+    return replace(model, info=info), {"params": params}
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -121,23 +110,28 @@ def _modules(folder: Path, pooling: str) -> Modules | None:
         return None
 
 
-def _pooling(modules: Modules | None) -> str | None:
-    return modules.pooling if modules else None
+def _find_head(
+    folder: Path, config: Mapping[str, Any], modules: Modules | None, pooling: str, auto: bool
+) -> tuple[tuple[str, ...] | None, Path | None]:
+    """The labels of the head trained on this pooling (None: there is none), and its folder if not the model's.
 
-
-def _dense_head(folder: Path, modules: Modules | None, config: Mapping[str, Any], required: bool) -> str | None:
-    """The subfolder of a classifier's head; raises `InputError` for a dense layer that is none, if `required`."""
-    if modules is None or modules.dense is None:
-        return None
-    dense = read_json(folder / modules.dense / "config.json")
-    if dense.get("activation_function") == IDENTITY and dense.get("out_features") == len(config.get("id2label") or ()):
-        return modules.dense
-    if required:
+    Raises `InputError` for a dense layer that is no head where the checkpoint is followed (`auto`): without it the
+    vectors would not be the checkpoint's.
+    """
+    if modules is None:
+        return (_labels(config) if pooling == "pooler" and _is_classifier(config) else None), None
+    if modules.dense is None or modules.pooling != pooling:
+        return None, None
+    layer = read_json(folder / modules.dense / "config.json")
+    named = config.get("id2label") or ()
+    if layer.get("activation_function") == IDENTITY and layer.get("out_features") == len(named):
+        return _labels(config), folder / modules.dense
+    if auto:
         raise InputError(
             f"the dense layer {folder / modules.dense} is no classifier with its labels in config.json's id2label; "
-            "choose a pooling to leave it out: --pooling " + modules.pooling
+            f"choose a pooling to leave it out: --pooling {modules.pooling}"
         )
-    return None
+    return None, None
 
 
 def _is_classifier(config: Mapping[str, Any]) -> bool:
@@ -154,10 +148,3 @@ def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
         return tuple(by_id[i] for i in range(len(by_id)))
     except (ValueError, KeyError, AttributeError):
         raise InputError(f"config.json: id2label must number the labels from 0, not {json.dumps(named)}") from None
-
-
-def _head(labels: int, config: Mapping[str, Any]) -> Any:
-    dropout = config.get("classifier_dropout")
-    if dropout is None:
-        dropout = config.get("hidden_dropout_prob", 0.0)
-    return head_stage(labels, float(dropout), float(config.get("initializer_range", 0.02)))

@@ -27,6 +27,7 @@ class Modules:
 def read_modules(folder: Path) -> Modules | None:
     """The modules of a sentence-transformers folder; None for a folder without modules.json.
 
+    Its normalisation is left out: it scales what similarities compare, not what a head reads.
     Raises `InputError` for chains that are not transformer, pooling, at most one dense layer, normalisation.
     """
     path = folder / "modules.json"
@@ -36,13 +37,15 @@ def read_modules(folder: Path) -> Modules | None:
         modules = [(str(m["type"]).rpartition(".")[2], str(m["path"])) for m in json.loads(path.read_text("utf-8"))]
     except (ValueError, TypeError, KeyError):
         raise InputError(f"{path} is not a list of modules with type and path") from None
-    kinds = [kind for kind, _ in modules if kind != "Normalize"]  # it only scales what similarity compares
+    kinds = [kind for kind, _ in modules if kind != "Normalize"]
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Dense"]):
         raise InputError(
             f"{path} chains {', '.join(kinds)}, of which we compute Transformer, Pooling and at most one Dense; "
             "choose a pooling to use the transformer alone: --pooling mean"
         )
     where = dict(modules)
+    if outside := [place for place in where.values() if Path(place).is_absolute() or ".." in Path(place).parts]:
+        raise InputError(f"{path} names {outside[0]!r}, which lies outside of the model's folder")
     return Modules(read_mode(folder / where["Pooling"] / "config.json"), where.get("Dense"))
 
 

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,7 @@ def read(folder: Path) -> Tensors:
     return tensors
 
 
-def no_weights(where: str, names: Any) -> str:
+def no_weights(where: str, names: Iterable[str]) -> str:
     """The message for a folder or repository whose files, `names`, hold no safetensors weights."""
     names = sorted(names)
     if "adapter_config.json" in names:

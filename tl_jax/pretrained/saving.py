@@ -131,8 +131,8 @@ def _check_writable(model: Model, variables: Mapping[str, Any]) -> None:
         raise InputError(
             "the variables hold adapters, which a Hugging Face folder of the model cannot: merge them first"
         )
-    rooms = family(info.family)
-    whole = [stage.name for stage in rooms.stages(rooms.CONFIG(info.config), info.pooling)]
+    architecture = family(info.family)
+    whole = [stage.name for stage in architecture.stages(architecture.CONFIG(info.config), info.pooling)]
     if lacking := [name for name in whole if name not in model.names]:
         raise InputError(
             f"the chain is truncated: it lacks {', '.join(lacking)}, without which no class of transformers computes it"

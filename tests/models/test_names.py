@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tl_jax.models.bert import NAMES
+from tl_jax.models.names import Entry, NameMap
+
+WORD = st.from_regex(r"[a-zA-Z_]{1,6}", fullmatch=True)
+
+
+@given(st.sampled_from(NAMES.entries), st.integers(0, 300), st.sampled_from(["", *NAMES.prefixes]))
+def test_bert_names_are_two_way(entry: Entry, i: int, prefix: str) -> None:
+    path = entry.canonical.format(i=i)
+    name, transform = NAMES.to_foreign(path, prefix) or ("", "")
+    assert (name.removeprefix(prefix), transform) == (entry.foreign.format(i=i), entry.transform)
+    assert NAMES.to_canonical(name) == (path, transform)
+    assert not NAMES.is_ignored(name)
+    for older in entry.older:
+        assert NAMES.to_canonical(prefix + older.format(i=i)) == (path, transform)
+
+
+@st.composite
+def maps(draw: st.DrawFn) -> NameMap:
+    """Any map whose names differ by a word, with or without a number in them."""
+    words = draw(st.lists(WORD, min_size=2, max_size=12, unique=True))
+    numbered = draw(st.lists(st.booleans(), min_size=len(words), max_size=len(words)))
+    entries = tuple(
+        Entry(
+            f"block.{{i}}.{w}.weight" if n else f"{w}.weight", f"{w}_{{i}}/kernel" if n else f"{w}/kernel", "transpose"
+        )
+        for w, n in zip(words, numbered, strict=True)
+    )
+    return NameMap(entries, prefixes=draw(st.sampled_from([(), ("model.",), ("x.y.", "x.")])))
+
+
+@given(maps(), st.integers(0, 10**6), st.data())
+def test_any_map_is_two_way(names: NameMap, i: int, data: st.DataObject) -> None:
+    prefix = data.draw(st.sampled_from(["", *names.prefixes]))
+    for entry in names.entries:
+        path = entry.canonical.format(i=i)
+        name, _ = names.to_foreign(path, prefix) or ("", "")
+        assert name == ("" if path.startswith("head/") else prefix) + entry.foreign.format(i=i)
+        assert names.to_canonical(name) == (path, "transpose")
+
+
+def test_the_head_lies_outside_of_the_prefix() -> None:
+    assert NAMES.to_foreign("head/kernel", "bert.") == ("classifier.weight", "transpose")
+    assert NAMES.to_foreign("pooler/dense/kernel", "bert.") == ("bert.pooler.dense.weight", "transpose")
+    assert NAMES.to_canonical("bert.classifier.weight") is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "encoder.layer.3.attention.self.query",  # a module, not a tensor
+        "encoder.layer.03.attention.self.query.weight",  # nobody writes numbers so, and it would not come back
+        "encoder.layer.x.attention.self.query.weight",
+        "encoder_layer.3.attention.self.query.weight",  # the dot is a dot
+        "roberta.encoder.layer.3.attention.self.query.weight",
+        "bert.bert.pooler.dense.weight",
+        "",
+    ],
+)
+def test_other_names_are_not_the_familys(name: str) -> None:
+    assert NAMES.to_canonical(name) is None
+    assert NAMES.prefix(name) == ""
+
+
+@pytest.mark.parametrize(
+    "path", ["layers_3/attention/query", "layers_03/mlp/up/kernel", "norm/scale", "head/dense/kernel"]
+)
+def test_other_paths_are_not_the_familys(path: str) -> None:
+    assert NAMES.to_foreign(path) is None
+
+
+def test_prefix_says_which_one_a_name_carries() -> None:
+    assert NAMES.prefix("bert.pooler.dense.weight") == "bert."
+    assert NAMES.prefix("pooler.dense.weight") == ""
+    assert NAMES.prefix("bert.embeddings.position_ids") == "bert."
+
+
+def test_ignored_names_match_whole_and_behind_a_prefix() -> None:
+    assert NAMES.is_ignored("embeddings.position_ids") and NAMES.is_ignored("bert.embeddings.position_ids")
+    assert not NAMES.is_ignored("embeddings.position_ids_2")
+
+
+@pytest.mark.parametrize(
+    ("text", "ours"),
+    [
+        ("encoder.layer.3", "layers_3"),
+        ("bert.encoder.layer.3.attention.self.query", "layers_3/attention/query"),
+        ("bert.encoder.layer.11.output.dense.weight", "layers_11/mlp/down/kernel"),
+        ("encoder/layer/3", "layers_3"),
+        ("encoder.layer.3.attention.output", "layers_3"),  # the projection and its norm: apart here
+        ("layer.3", "layers_3"),
+        ("encoder", "layers_i"),
+        ("attention.self.query", "layers_i/attention/query"),
+        ("embeddings.word_embeddings", "embeddings/token"),
+        ("embeddings.LayerNorm.gamma", "embeddings/norm/scale"),
+        ("classifier", "head"),
+    ],
+)
+def test_alias_understands_parts_of_foreign_names(text: str, ours: str) -> None:
+    assert NAMES.alias(text) == ours
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "weight",
+        "output",
+        "LayerNorm",
+        "encoder.layer.3.att",
+        "encoder.layer.x",
+        "layers_3/attention",
+        "pooler",
+        "q_lin",
+    ],
+)
+def test_alias_is_none_for_what_is_ours_vague_or_unknown(text: str) -> None:
+    assert NAMES.alias(text) is None
+
+
+def test_two_entries_may_not_claim_one_name() -> None:
+    with pytest.raises(ValueError, match=r"two entries: a\.weight"):
+        NameMap((Entry("a.weight", "a/kernel"), Entry("b.weight", "b/kernel", older=("a.weight",))))
+    with pytest.raises(ValueError, match="two entries: a/kernel"):
+        NameMap((Entry("a.weight", "a/kernel"), Entry("b.weight", "a/kernel")))

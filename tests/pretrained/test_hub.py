@@ -1,0 +1,162 @@
+"""The hub's own client against a server on loopback, in processes of their own: it reads its settings when imported."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.parity import assert_same_bits
+from tests.pretrained.conftest import Maker
+from tests.pretrained.hub_server import Hub, serve
+from tl_jax.errors import InputError
+from tl_jax.pretrained import Source, load, resolve
+
+PROGRAM = """
+import json, sys
+from tl_jax.errors import InputError
+from tl_jax.pretrained import resolve
+
+def answer(name, revision):
+    try:
+        source = resolve(name, revision)
+    except InputError as e:
+        return {"error": str(e)}
+    return {"folder": str(source.folder), "name": source.name, "revision": source.revision}
+
+print(json.dumps([answer(*query) for query in json.loads(sys.argv[1])]))
+assert not {"torch", "transformers", "jax"} & set(sys.modules)
+"""
+
+
+@pytest.fixture
+def hub(tiny_bert: Maker, tmp_path: Path) -> Iterator[Hub]:
+    folder = tiny_bert()
+    for name in ("README.md", "pytorch_model.bin", "modeling_evil.py", "onnx/model.safetensors", "onnx/model.onnx"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("never fetched")
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    for name in ("config.json", "pytorch_model.bin"):
+        (pickled / name).write_text("{}")
+    with serve(Hub({"someone/tiny-bert": folder, "someone/pickled": pickled})) as server:
+        yield server
+
+
+def ask(hub_url: str, cache: Path, *names: str | tuple[str, str], **env: str) -> tuple[list[dict[str, Any]], str]:
+    """What a process makes of these names (or names and revisions), and what it printed on standard error."""
+    settings = {"HF_ENDPOINT": hub_url, "HF_HOME": str(cache), "HF_HUB_DISABLE_PROGRESS_BARS": "1", "NO_PROXY": "*"}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_") and "proxy" not in k.lower()}
+    queries = [(name, None) if isinstance(name, str) else name for name in names]
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps(queries)],
+        env={**kept, **settings, **env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+
+NOWHERE = "http://127.0.0.1:9"  # the discard port: nothing listens there
+TINY = "someone/tiny-bert"
+
+
+def test_a_repository_is_fetched_once_and_kept(hub: Hub, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    commit = Hub.commit(hub.repositories[TINY])
+    answers, said = ask(hub.url, cache, TINY, (TINY, "v1"), (TINY, "v2"))
+    assert [a.get("revision") for a in answers] == [commit, commit, None]
+    assert answers[0]["name"] == TINY and said == ""
+    assert answers[2]["error"] == "the repository someone/tiny-bert has no revision 'v2'"
+    fetched = Path(answers[0]["folder"])
+    names = sorted(p.name for p in fetched.rglob("*") if p.is_file())
+    assert names == ["config.json", "model.safetensors", "tokenizer_config.json", "vocab.txt"]
+    assert not [line for line in hub.asked if line.endswith((".py", ".bin", ".onnx", ".md", "onnx/model.safetensors"))]
+
+    model, variables = load(fetched)
+    _, expected = load(hub.repositories[TINY])
+    assert model.info.processor is not None
+    assert_same_bits(variables, expected)
+
+    # a commit never changes: once it is here, nothing is asked, and nothing need be said
+    hub.asked.clear()
+    assert ask(hub.url, cache, (TINY, commit)) == ([answers[0]], "") and hub.asked == []
+
+    # a hub that is down, or out of reach, or not to be asked: the cache serves, which is said
+    hub.down = True
+    for url, env in ((hub.url, {}), (NOWHERE, {}), (hub.url, {"HF_HUB_OFFLINE": "1"})):
+        again, said = ask(url, cache, TINY, **env)
+        assert again == answers[:1]
+        assert "the hub cannot be reached" in said and f"taken from its cache, commit {commit}" in said
+
+    # but a snapshot that is not whole is not taken for the model
+    (fetched / "model.safetensors").unlink()
+    again, _ = ask(hub.url, cache, TINY)
+    assert "the hub cannot be reached" in again[0]["error"]
+    hub.down = False
+    assert ask(hub.url, cache, (TINY, commit)) == (answers[:1], "")
+    assert (fetched / "model.safetensors").is_file()
+
+
+def test_repositories_that_cannot_be_had(hub: Hub, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    (missing, gated, pickled), _ = ask(hub.url, cache, "someone/missing", "someone/gated", "someone/pickled")
+    assert "there is no folder someone/missing, and no repository of that name on the hub" in missing["error"]
+    assert "HF_TOKEN" in missing["error"]
+    assert "someone/gated is gated: ask for access" in gated["error"]
+    assert "the repository someone/pickled holds pytorch_model.bin but no model.safetensors" in pickled["error"]
+    assert not [line for line in hub.asked if "resolve" in line]  # nothing was downloaded for these
+    (alone,), _ = ask(NOWHERE, cache, TINY)
+    assert "the hub cannot be reached for someone/tiny-bert (ConnectError" in alone["error"]
+    assert "give a folder, or fill the cache" in alone["error"] and "hf download someone/tiny-bert" in alone["error"]
+
+
+# -- folders -------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "org/name").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    expected = (tmp_path / "org/name").resolve()
+    assert resolve("org/name") == Source("org/name", expected)  # a folder here hides a repository of that name
+    assert resolve(Path("org/name")).folder == expected
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert resolve("~/org/name").folder == expected
+    source = resolve("org/name")
+    assert resolve(source) is source
+
+
+def test_a_folder_has_no_revision(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a folder, which has no revision 'main'"):
+        resolve(tmp_path, "main")
+
+
+def test_a_file_is_not_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(InputError, match="give the folder it lies in"):
+        resolve(tmp_path / "model.safetensors")
+
+
+def test_a_misspelt_folder_names_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "my_model").mkdir()
+    (tmp_path / "other").mkdir()
+    with pytest.raises(InputError, match=r"no folder .*my_modle; did you mean 'my_model'\?; a repository .* org/name"):
+        resolve(tmp_path / "my_modle")
+    with pytest.raises(InputError, match=r"no folder bert-base; a repository of the hub is given as org/name"):
+        resolve("bert-base")
+
+
+def test_folders_never_import_the_hubs_client(tiny_bert: Maker) -> None:
+    program = (
+        "import sys; from tl_jax.pretrained import resolve; resolve(sys.argv[1])\n"
+        "assert 'huggingface_hub' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tiny_bert())], check=True)

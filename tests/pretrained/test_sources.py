@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from tl_jax.errors import InputError
+from tl_jax.pretrained import Source, fingerprint, verify
+from tl_jax.pretrained.sources import is_model_file
+
+FILES = {
+    "config.json": b"{}",
+    "model.safetensors": b"weights",
+    "vocab.txt": b"a\nb\n",
+    "1_Pooling/config.json": b"{ }",
+    "2_Dense/model.safetensors": b"head",
+}
+OTHERS = (
+    "README.md",
+    "pytorch_model.bin",
+    "onnx/model.safetensors",
+    "modeling.py",
+    ".git/config.json",
+    "a/config.json",
+)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Source:
+    for name, content in {**FILES, **dict.fromkeys(OTHERS, b"no part of the model")}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    return Source("some/model", tmp_path, "abc")
+
+
+def test_each_file_of_the_model_and_no_other(source: Source) -> None:
+    expected = {name: hashlib.sha256(content).hexdigest() for name, content in FILES.items()}
+    assert fingerprint(source) == expected
+    assert fingerprint(source.folder) == expected
+    assert list(fingerprint(source)) == sorted(FILES)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_files_may_change(source: Source, name: str) -> None:
+    recorded = fingerprint(source)
+    (source.folder / name).write_bytes(b"something else")
+    verify(source, recorded)
+
+
+def test_every_file_that_changed_is_named(source: Source) -> None:
+    recorded = fingerprint(source)
+    (source.folder / "model.safetensors").write_bytes(b"weighty")
+    (source.folder / "vocab.txt").unlink()
+    (source.folder / "modules.json").write_text("[]")
+    with pytest.raises(InputError) as caught:
+        verify(source, recorded)
+    assert str(caught.value).splitlines() == [
+        f"the weights in {source.folder} are not those recorded for this run:",
+        "  model.safetensors has changed",
+        "  modules.json is new",
+        "  vocab.txt is gone",
+    ]
+
+
+def test_a_folder_that_moved(source: Source, tmp_path: Path) -> None:
+    recorded = fingerprint(source)
+    moved = tmp_path.with_name("moved")
+    source.folder.rename(moved)
+    with pytest.raises(InputError, match=f"folder {tmp_path} is gone"):
+        verify(source, recorded)
+    verify(Source("some/model", moved), recorded)
+
+
+def test_shards_belong_to_the_model() -> None:
+    assert is_model_file("model-00001-of-00002.safetensors") and is_model_file("model.safetensors.index.json")
+    assert not is_model_file("model-a/b-of-c.safetensors")
+
+
+def test_a_source_says_where_it_is(source: Source) -> None:
+    assert str(source) == "some/model@abc"
+    assert str(Source("x", source.folder)) == str(source.folder)
