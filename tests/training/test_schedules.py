@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from tl_jax.errors import InputError
+from tl_jax.training.schedules import SCHEDULES, schedule, warmup_steps
+
+
+@pytest.fixture(scope="module")
+def transformers() -> dict[str, object]:
+    library = pytest.importorskip("transformers")
+    return {
+        "linear": library.get_linear_schedule_with_warmup,
+        "cosine": library.get_cosine_schedule_with_warmup,
+        "constant": lambda optimizer, warmup, total: library.get_constant_schedule_with_warmup(optimizer, warmup),
+    }
+
+
+@pytest.mark.parametrize(("total", "warmup"), [(10, 0), (10, 3), (10, 10), (1, 0), (97, 10)])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_equal_to_transformers(transformers: dict, name: str, total: int, warmup: int) -> None:
+    torch = pytest.importorskip("torch")
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=3e-4)
+    theirs = transformers[name](optimizer, warmup, total)
+    ours = schedule(name, peak=3e-4, total=total, warmup=warmup)
+    for step in range(total if warmup == total else total + 1):
+        assert ours(step) == pytest.approx(theirs.get_last_lr()[0], rel=1e-12, abs=1e-20)
+        optimizer.step()
+        theirs.step()
+
+
+@pytest.mark.parametrize("warmup", [1, 4])
+def test_equal_to_optax(warmup: int) -> None:
+    peak, total = 0.5, 20
+    fall = optax.linear_schedule(peak, 0.0, total - warmup)
+    theirs = {
+        "linear": optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), fall], [warmup]),
+        "cosine": optax.warmup_cosine_decay_schedule(0.0, peak, warmup, total),
+        "constant": optax.warmup_constant_schedule(0.0, peak, warmup),
+    }
+    for name in SCHEDULES:
+        ours = schedule(name, peak=peak, total=total, warmup=warmup)
+        got = np.array([ours(step) for step in range(total + 2)])
+        want = np.array([theirs[name](jnp.int32(step)) for step in range(total + 2)])
+        np.testing.assert_allclose(got, want, atol=1e-6 * peak, err_msg=name)
+
+
+@given(
+    st.sampled_from(SCHEDULES),
+    st.integers(1, 500),
+    st.one_of(st.integers(0, 500), st.floats(0, 1, exclude_max=True)),
+    st.floats(1e-8, 10),
+)
+def test_rises_to_the_peak_then_never_rises(name: str, total: int, warmup: float, peak: float) -> None:
+    assume(warmup <= total)
+    rates = [schedule(name, peak=peak, total=total, warmup=warmup)(step) for step in range(total)]
+    rise = warmup_steps(warmup, total)
+    assert all(isinstance(rate, float) and 0 <= rate <= peak for rate in rates)
+    assert rates[:rise] == sorted(rates[:rise])
+    assert rates[rise:] == sorted(rates[rise:], reverse=True)
+    if rise < total:
+        assert rates[rise] == peak
+
+
+def test_a_fraction_is_rounded_up_as_transformers_does() -> None:
+    assert warmup_steps(0.1, 101) == 11
+    assert warmup_steps(0.0, 101) == 0
+    assert warmup_steps(1, 101) == 1
+    assert warmup_steps(10.0, 101) == 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "cosin"}, "unknown schedule 'cosin'; did you mean 'cosine'"),
+        ({"peak": 0.0}, "learning rate must be a positive number, not 0.0"),
+        ({"peak": float("nan")}, "must be a positive number, not nan"),
+        ({"total": 0}, "at least one step, not 0"),
+        ({"warmup": 11}, "warm-up must be a whole number of the 10 steps or a fraction below 1, not 11"),
+        ({"warmup": 2.5}, "not 2.5"),
+        ({"warmup": -1}, "not -1"),
+        ({"warmup": float("nan")}, "not nan"),
+    ],
+)
+def test_bad_arguments(arguments: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        schedule(**{"name": "linear", "peak": 1.0, "total": 10, "warmup": 0} | arguments)

@@ -1,0 +1,48 @@
+"""Scores a run on labelled examples: every example exactly once.
+
+Examples:
+
+  tl-jax evaluate runs/tickets
+  tl-jax evaluate runs/tickets --data new.csv --format json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from tl_jax.cli import console, flags
+from tl_jax.cli.values import one_of
+
+HELP = "score a run on labelled examples"
+CHOICES = ("--data", "--split", "--batch-size")
+TAKES = ("--model", *CHOICES, "--format", "--verbose")
+
+
+def describe(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    parser.add_argument("run_folder", metavar="RUN", help="the run's folder")
+    flags.add(
+        parser,
+        TAKES,
+        defaults={
+            "model": "where the run found them",
+            "data": "what the run held out",
+            "split": "test, or the only one",
+            "batch_size": "the run's",
+            "format": "table, or json",
+        },
+        read={"--format": one_of("table", "json")},
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluates and prints the metrics."""
+    console.say(f"tl-jax: evaluating {args.run_folder}; loading JAX")
+    from tl_jax.run import open_run
+
+    opened = open_run(args.run_folder, model=getattr(args, "model", None), say=console.say)
+    metrics = opened.evaluate(**flags.given(args, CHOICES))
+    as_json = getattr(args, "format", "table") == "json"
+    print(json.dumps(metrics, ensure_ascii=False, indent=2) if as_json else console.scores(metrics))
+    return 0

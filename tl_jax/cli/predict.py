@@ -1,0 +1,125 @@
+"""Asks a run about texts: one JSON line each, with the label and the probability of every label.
+
+Examples:
+
+  tl-jax predict runs/tickets "where is my parcel?" "I was charged twice"
+  tl-jax predict runs/tickets new.csv
+  cut -f 2 inbox.tsv | tl-jax predict runs/tickets
+
+A text that begins with a dash goes after `--`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
+from itertools import islice
+from typing import Any
+
+from tl_jax.cli import console, flags
+from tl_jax.cli.values import one_of
+from tl_jax.errors import InputError, did_you_mean
+
+HELP = "ask a run about texts"
+CHOICES = ("--batch-size",)
+TAKES = ("--model", "--text-column", *CHOICES, "--format", "--verbose")
+TABLES = (".csv", ".tsv", ".jsonl")  # files with columns; in any other a line is a text
+AT_ONCE = 4096  # texts read before the first answer is printed
+
+
+def describe(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    parser.add_argument("run_folder", metavar="RUN", help="the run's folder")
+    parser.add_argument(
+        "texts",
+        nargs="*",
+        metavar="TEXT",
+        help="texts; or one file, CSV, TSV, JSON lines or else a text on each line; or - or nothing: standard input",
+    )
+    flags.add(
+        parser,
+        TAKES,
+        defaults={
+            "model": "where the run found them",
+            "text_column": "the one trained on",
+            "batch_size": "the run's",
+            "format": "jsonl, or table",
+        },
+        read={"--format": one_of("jsonl", "table")},
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Predicts and prints, some texts at a time, in the order given."""
+    source = _source(args.texts)
+    column = getattr(args, "text_column", None)
+    if column is not None and not (source and source.lower().endswith(TABLES)):
+        raise InputError(f"--text-column {column} names a column of a file ({', '.join(TABLES)}), and none is given")
+    console.say(f"tl-jax: opening {args.run_folder}; loading JAX")
+    from tl_jax.run import open_run
+
+    opened = open_run(args.run_folder, model=getattr(args, "model", None), say=console.say)
+    texts = iter(args.texts) if source is None else _read(source, column or opened.text_column)
+    show = _table if getattr(args, "format", "jsonl") == "table" else _lines
+    count = 0
+    while some := list(islice(texts, AT_ONCE)):
+        print(show(opened.predict(some, **flags.given(args, CHOICES))), flush=True)
+        count += len(some)
+    if count == 0:
+        raise InputError(f"{_named(source)} holds no text")
+    return 0
+
+
+def _source(texts: list[str]) -> str | None:
+    """The file that the arguments name, `-` for standard input, or None where they are the texts themselves.
+
+    Raises:
+        InputError: one argument that looks like a file of data, and no such file.
+    """
+    if texts in ([], ["-"]):
+        return "-"
+    if len(texts) > 1:
+        return None
+    (text,) = texts
+    if os.path.isfile(text):
+        return text
+    if text.lower().endswith((*TABLES, ".txt")) and not any(character.isspace() for character in text):
+        folder = os.path.dirname(text) or "."
+        names = os.listdir(folder) if os.path.isdir(folder) else []
+        raise InputError(f"no file {text!r}" + (did_you_mean(os.path.basename(text), names) if names else ""))
+    return None
+
+
+def _read(source: str, column: str) -> Iterator[str]:
+    """The texts of a file, in its order: a column of a table, or else its lines."""
+    if source.lower().endswith(TABLES):
+        from tl_jax import data
+
+        yield from data.texts(data.open(source, split="train"), column)
+        return
+    if source == "-" and sys.stdin.isatty():
+        console.say("a text on each line; Ctrl-D ends")
+    with nullcontext(sys.stdin.buffer) if source == "-" else open(source, "rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                raise InputError(f"{_named(source)}, line {number}: not UTF-8 text") from error
+
+
+def _named(source: str | None) -> str:
+    return "standard input" if source == "-" else repr(source)
+
+
+def _lines(answers: Iterable[Mapping[str, Any]]) -> str:
+    return "\n".join(json.dumps(answer, ensure_ascii=False) for answer in answers)
+
+
+def _table(answers: Iterable[Mapping[str, Any]]) -> str:
+    return console.table(
+        (answer["label"], float(answer["probabilities"][str(answer["label"])]), answer["text"]) for answer in answers
+    )

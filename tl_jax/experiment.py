@@ -1,0 +1,158 @@
+"""A run is a value: everything that decides its result, by name. Equal experiments give equal bits."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import types
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from tl_jax.errors import InputError, did_you_mean, nearest
+
+_CHOICES = {
+    "task": ("text_classification",),
+    "pooling": ("auto", "cls", "mean", "last", "pooler"),
+    "optimizer": ("adamw", "adam", "sgd", "lion"),
+    "schedule": ("linear", "cosine", "constant"),
+    "precision": ("float32", "bfloat16"),
+}
+
+
+_WORDS = {str: "text", int: "a whole number", float: "a number", types.NoneType: "None"}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a fine-tune is made of; the fields are the command's flags.
+
+    Attributes:
+        model: a folder or a hub name.
+        data: a CSV, TSV or JSONL file, or a folder of them named train, validation, test.
+        eval_data: scored once, at the end; never trained on.
+        split: which named split of `data` to train on.
+        text_column, label_column: inferred and printed when None.
+        pooling: how token vectors become one; `auto` follows the checkpoint.
+        method: how to transfer, as on the command line: `lora:rank=8`.
+        epochs, steps: the budget; `steps` wins when given. Neither: 3 epochs, more where these are under 200 steps.
+        batch_size: examples a step, cut into `accumulate` parts.
+        lr: the peak learning rate; None is the method's own.
+        warmup: steps (a whole number ≥ 1) or share of all steps (below 1).
+        weight_decay: decoupled; biases and norms do not decay.
+        clip: the largest global norm of the trainable gradient; 0 is no limit.
+        patience: evaluations without a better one before stopping; 0 is never.
+        precision: what the step computes in; trainable parameters are float32 either way.
+        max_length: tokens kept of a text; None is what the model allows.
+        shots, fraction: how much of each class to train on; None is all.
+        seed: decides everything drawn.
+        out: the run's folder; None is `runs/<data>-<method>`.
+    """
+
+    model: str | None = None
+    data: str | None = None
+    eval_data: str | None = None
+    split: str | None = None
+    task: str = "text_classification"
+    text_column: str | None = None
+    label_column: str | None = None
+    pooling: str = "auto"
+    method: str = "full"
+    epochs: float | None = None
+    steps: int | None = None
+    batch_size: int = 32
+    accumulate: int = 1
+    optimizer: str = "adamw"
+    lr: float | None = None
+    schedule: str = "linear"
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    patience: int = 0
+    precision: str = "float32"
+    max_length: int | None = None
+    shots: int | None = None
+    fraction: float | None = None
+    seed: int = 0
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            value, kinds = getattr(self, name), get_args(hint) or (hint,)
+            fits = isinstance(value, (*kinds, int) if float in kinds else kinds) and not isinstance(value, bool)
+            if not fits:
+                words = " or ".join(_WORDS[kind] for kind in kinds)
+                raise InputError(f"{_flag(name)} must be {words}, not {value!r}")
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise InputError(f"{_flag(name)} {value!r} is not known{did_you_mean(str(value), choices)}")
+        for name, least in (("batch_size", 1), ("accumulate", 1), ("patience", 0), ("seed", 0), ("clip", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"{_flag(name)} must be at least {least}, not {getattr(self, name)}")
+        for name in ("steps", "max_length", "shots"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{_flag(name)} must be at least 1, not {value}")
+        if self.epochs is not None and self.epochs <= 0:
+            raise InputError(f"--epochs must be above 0, not {self.epochs}")
+        if self.shots is not None and self.fraction is not None:
+            raise InputError("--shots and --fraction exclude each other: give one")
+        if self.seed >= 2**32:
+            raise InputError(f"--seed must be below 2**32, not {self.seed}")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Experiment:
+        """From a Python file that exposes `experiment`, or a saved experiment.json (or the run folder holding it)."""
+        path = Path(path)
+        if path.is_dir():
+            path = path / "experiment.json"
+        if not path.is_file():
+            beside = [str(path.parent / name.name) for name in path.parent.glob("*")] if path.parent.is_dir() else []
+            close = nearest(str(path), beside)
+            raise InputError(f"no experiment file {path}" + (f"; did you mean {close[0]}?" if close else ""))
+        if path.suffix == ".json":
+            return cls.from_json(path.read_text(encoding="utf-8"), str(path))
+        if path.suffix != ".py":
+            raise InputError(f"an experiment is a .py or .json file, not {path}")
+        try:
+            found = runpy.run_path(str(path)).get("experiment")
+        except InputError:
+            raise
+        except Exception as e:
+            raise InputError(f"{path} stops with {type(e).__name__}: {e}") from e
+        if not isinstance(found, cls):
+            raise InputError(f"{path} must set `experiment = tl_jax.Experiment(…)`")
+        return found
+
+    @classmethod
+    def from_json(cls, text: str, where: str = "experiment") -> Experiment:
+        """The inverse of `to_json`; an unknown field is an error that names the nearest."""
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as e:
+            raise InputError(f"{where} is not JSON: {e}") from None
+        if not isinstance(values, dict):
+            raise InputError(f"{where} must hold one JSON object")
+        known = [f.name for f in fields(cls)]
+        for name in values:
+            if name not in known:
+                raise InputError(f"{where} has the unknown field {name!r}{did_you_mean(name, known)}")
+        return cls(**values)
+
+    def to_json(self) -> str:
+        """One field a line, in a fixed order."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    def differences(self, other: Experiment, *, ignoring: Collection[str] = ()) -> list[str]:
+        """What makes `other` another experiment, a line a field; where a run lies does not count."""
+        return [
+            f"{_flag(f.name)} is {getattr(other, f.name)!r}, the run has {getattr(self, f.name)!r}"
+            for f in fields(self)
+            if f.name not in ("out", *ignoring) and getattr(self, f.name) != getattr(other, f.name)
+        ]
+
+
+def _flag(name: str) -> Any:
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,113 @@
+"""Fine-tuning, composed: data, model, method and task become a run. Every part is public and works alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from tl_jax import preparation
+from tl_jax.assembly import stored_leaves, with_stored
+from tl_jax.errors import InputError
+from tl_jax.run import Run
+from tl_jax.run_folder import RunFolder
+from tl_jax.training.checkpoint import Checkpoints
+from tl_jax.training.events import Events
+from tl_jax.training.fitting import fit
+from tl_jax.training.interrupt import Interrupt
+from tl_jax.training.plan_table import plan_table
+
+
+def finetune(
+    model: Any = None,
+    data: Any = None,
+    *,
+    task: Any = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    quiet: bool = False,
+    **settings: Any,
+) -> Any:
+    """Fine-tune `model` on `data` and return the `Run` (with `dry_run` the plan's table, and nothing is written).
+
+        run = tl.finetune("sentence-transformers/all-MiniLM-L6-v2", "tickets.csv", method="lora")
+        run = tl.finetune(plan, dataset, task=task, epochs=3, seed=0, out="runs/tickets")
+
+    Args:
+        model: a folder, a hub name, a pair `(model, variables)`, a `Plan`, or an `Experiment` that says it all.
+        data: a file or folder, a list of pairs or dicts, a `Dataset`; `eval_data=` likewise.
+        task: a task object with your own labels, loss or metrics.
+        resume: go on from the last good checkpoint in `out`; a finished run is returned as it is.
+        overwrite: replace the run in `out`.
+        quiet: print nothing.
+        settings: the fields of `Experiment`; `method` may be an object of `tl_jax.methods`.
+
+    Raises `InputError` for what cannot be used, before anything is written; `Diverged` when the loss stops being
+    finite; `Interrupted`, after saving, when Ctrl-C or SIGTERM asks it to stop.
+    """
+    request = preparation.request(model, data, settings)
+    experiment = request.experiment
+    place = RunFolder(experiment.out or "")
+    if not dry_run:
+        place.check_free(resume=resume, overwrite=overwrite)
+    going_on = resume and place.begun
+    with Events(quiet=quiet) as events:
+        if going_on and request.model is None:
+            request = replace(request, source=place.source(experiment.model))
+        job = preparation.prepare(request, task, events.message)
+        if going_on:
+            place.check_same(experiment, job.manifest)
+        table = plan_table(job.assembly.plan, job.assembly.model, job.assembly.task, job.recipe, job.train)
+        if dry_run:
+            return table
+        events.message(table)
+        checkpoints = Checkpoints(place.checkpoints, say=events.message)
+        if going_on and place.finished and (run := _opened(place, job, checkpoints, quiet)):
+            events.message(f"{place.path} is finished already")
+            return run
+        with Interrupt() as interrupt:
+            if not going_on:
+                place.begin(experiment, job.manifest)
+            events.log_to(place.metrics_file)
+            record = fit(
+                job.assembly.plan,
+                job.assembly.model,
+                job.assembly.task,
+                job.recipe,
+                job.train,
+                job.validation,
+                stored=lambda variables: stored_leaves(job.assembly, variables),
+                checkpoints=checkpoints,
+                events=events,
+                stop_asked=lambda: interrupt.requested,
+                where=job.where,
+            )
+        run = _opened(place, job, checkpoints, quiet)
+        if run is None:
+            raise InputError(
+                f"{place.path}: the best checkpoint was damaged while the run went on; --resume makes it anew"
+            )
+        place.finish(_summary(job, run, record))
+        return run
+
+
+def _opened(place: RunFolder, job: preparation.Job, checkpoints: Checkpoints, quiet: bool) -> Run | None:
+    """The run at its best checkpoint, from what is in memory already; None if that checkpoint is damaged."""
+    best = checkpoints.restore_best()
+    if best is None:
+        return None
+    variables = with_stored(job.assembly, best.arrays)
+    return Run(place, job.experiment, job.manifest, job.assembly, variables, _silent if quiet else print)
+
+
+def _silent(text: str) -> None:
+    """Where nobody listens."""
+
+
+def _summary(job: preparation.Job, run: Run, record: dict[str, Any]) -> dict[str, Any]:
+    """The figures a run ends with, every example scored once: on the test data if there are any, else on validation."""
+    parts = {"test": job.test, "validation": job.validation}
+    lengths = [shape[-1] for shape in job.train.shapes]  # compiled already
+    scored = {name: run.score(examples, lengths=lengths) for name, examples in parts.items() if examples is not None}
+    on = next(iter(scored), None)
+    return {"scored_on": on, "metrics": scored[on] if on else {}, **scored, **record}

@@ -1,0 +1,133 @@
+"""Methods that only choose among the leaves a model has: rules, and nothing else."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+
+from tl_jax.errors import InputError
+from tl_jax.groups import FROZEN, Group
+from tl_jax.methods.plan import LinearSolver, Plan, fill, owners, under
+from tl_jax.methods.spec import Spec
+from tl_jax.model import Model, State, Variables
+from tl_jax.rules import Rule, paths
+
+HEAD = Group("head")
+REST_FROZEN = Rule(".*", FROZEN, optional=True)
+_NUMBERED = re.compile(r"(\w+_)?(layers|blocks)_\d+")
+
+
+def _head(model: Model) -> int:
+    if "head" not in model.names:
+        raise InputError("the model has no head to train: attach a task's first (task.attach(model))")
+    return model.index("head")
+
+
+@dataclass(frozen=True)
+class Probe(Spec):
+    """A linear head alone, solved to convergence on the frozen features (the linear probe of Alain & Bengio 2016).
+
+    `C` is the inverse strength of the L2 penalty, as in scikit-learn's `LogisticRegression`; see `LinearSolver`. Raises
+    `InputError` if the model's head is not one kernel and one bias.
+    """
+
+    C: float = 1.0
+    name: ClassVar[str] = "probe"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.C <= 0:
+            raise InputError(f"probe: C must be positive, not {self.C}")
+
+    def __call__(self, model: Model, variables: Variables, key: jax.Array, inputs: State | None = None) -> Plan:
+        _head(model)
+        variables = fill(model, variables, key, inputs)
+        leaves = sorted(paths(variables["params"].get("head", {})))
+        if leaves != ["bias", "kernel"]:
+            raise InputError(
+                f"probe solves a linear head, a kernel and a bias; this one has {', '.join(leaves) or 'none'}"
+            )
+        rules = (Rule(under("head"), HEAD), REST_FROZEN)
+        return Plan(model, variables, rules, self, LinearSolver(float(self.C)))
+
+
+@dataclass(frozen=True)
+class Full(Spec):
+    """Every parameter trains, all alike."""
+
+    name: ClassVar[str] = "full"
+
+    def __call__(self, model: Model, variables: Variables, key: jax.Array, inputs: State | None = None) -> Plan:
+        return Plan(model, fill(model, variables, key, inputs), (Rule(".*", Group("full")),), self)
+
+
+@dataclass(frozen=True)
+class LastLayers(Spec):
+    """The last `k` of the stages `layers_i` (or `blocks_i`) train, and all above them: final norm, pooler, head.
+
+    With `k=0` the head alone trains, by gradient steps (`probe` solves it). Raises `InputError` if the model has fewer
+    layers, or if the chosen ones share their parameters with lower ones.
+    """
+
+    k: int
+    name: ClassVar[str] = "last_layers"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.k < 0:
+            raise InputError(f"last_layers: k must be 0 or more, not {self.k}")
+
+    def __call__(self, model: Model, variables: Variables, key: jax.Array, inputs: State | None = None) -> Plan:
+        first = self._first(model)
+        variables = fill(model, variables, key, inputs)
+        lower = {stage.home: stage.name for stage in model.stages[:first]}
+        owning = owners(model, variables)
+        upper = [stage for stage in model.stages[first:] if stage.home in owning]
+        for stage in upper:
+            if stage.home in lower:
+                raise InputError(f"{self}: {stage.name} shares its parameters with {lower[stage.home]}, below the cut")
+        homes = dict.fromkeys(stage.home for stage in upper)
+        rules = [Rule(under(home), HEAD if home == "head" else Group("top")) for home in homes]
+        return Plan(model, variables, (*rules, REST_FROZEN), self)
+
+    def _first(self, model: Model) -> int:
+        """The index of the lowest stage that trains."""
+        if self.k == 0:
+            return _head(model)
+        layers = [name for name in model.names if _NUMBERED.fullmatch(name)]
+        if self.k > len(layers):
+            there = f"{len(layers)} layers, {layers[0]} to {layers[-1]}" if layers else "no stages layers_i or blocks_i"
+            raise InputError(f"{self}: the model has {there}")
+        return model.index(layers[-self.k])
+
+
+@dataclass(frozen=True)
+class Discriminative(Spec):
+    """Everything trains, each stage at the learning rate of the one above it times `decay`; the top one at the run's.
+
+    Discriminative fine-tuning (Howard & Ruder 2018, arXiv 1801.06146: each layer at 1/2.6 of the one above), for
+    transformers layer-wise learning rate decay (Clark et al. 2020, arXiv 2003.10555: 0.8 to 0.9; Sun et al. 2019, arXiv
+    1905.05583: 0.95 for BERT on text classification, the default here). The convention is that of timm: a stage n
+    levels below the top has `decay**n`, every scope that owns parameters being one level. BERT with a mean pooling and
+    L layers: head 1, `layers_{L-1}` decay, `layers_0` decay^L, embeddings decay^(L+1); a pooler with parameters is
+    one more level, under the head. Layers that share parameters are one level.
+    """
+
+    decay: float = 0.95
+    name: ClassVar[str] = "discriminative"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.decay <= 1:
+            raise InputError(f"discriminative: decay must be above 0 and at most 1, not {self.decay}")
+
+    def __call__(self, model: Model, variables: Variables, key: jax.Array, inputs: State | None = None) -> Plan:
+        variables = fill(model, variables, key, inputs)
+        levels = reversed(owners(model, variables))
+        rules = [Rule(under(home), Group(home or "model", lr=float(self.decay) ** n)) for n, home in enumerate(levels)]
+        if variables.get("adapters"):
+            rules.append(Rule("adapters/.*", FROZEN))
+        return Plan(model, variables, tuple(rules), self)

@@ -1,0 +1,264 @@
+"""Everything that comes before the first step: arguments to an experiment, files to examples, names to a plan.
+
+Nothing here writes a file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tl_jax import __version__, pretrained
+from tl_jax import data as data_room
+from tl_jax.assembly import Assembly, make_plan
+from tl_jax.errors import InputError, did_you_mean
+from tl_jax.experiment import Experiment
+from tl_jax.manifest import machine_kind
+from tl_jax.methods import Plan, parse
+from tl_jax.model import Model
+from tl_jax.rules import paths
+from tl_jax.tasks import task_class
+from tl_jax.training.defaults import peak_rate
+from tl_jax.training.examples import Prepared
+from tl_jax.training.examples import prepare as encode
+from tl_jax.training.recipe import Recipe
+
+Say = Callable[[str], object]
+_IN_MEMORY = "in memory"  # what an object is called in an experiment
+
+
+@dataclass(frozen=True)
+class Request:
+    """An experiment and the objects that were given in place of names (None where a name was)."""
+
+    experiment: Experiment
+    model: Any = None
+    data: Any = None
+    eval_data: Any = None
+    method: Any = None
+    source: pretrained.Source | None = None  # where the weights of a run that goes on lie
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A fine-tune that is ready to run."""
+
+    experiment: Experiment
+    assembly: Assembly
+    recipe: Recipe
+    train: data_room.TrainBatches
+    validation: data_room.Encoded | None
+    test: data_room.Encoded | None
+    where: Callable[[int], str]
+    manifest: dict[str, Any]
+
+
+def request(model: Any, data: Any, settings: Mapping[str, Any]) -> Request:
+    """What `finetune` was asked for; objects get a name in the experiment, so that it stays a value.
+
+    Raises `InputError` for settings that do not exist and for a missing model or data.
+    """
+    settings = dict(settings)
+    known = [f.name for f in dataclasses.fields(Experiment)]
+    for name in settings:
+        if name not in known:
+            raise InputError(f"finetune has no setting {name!r}{did_you_mean(name, known)}")
+    objects: dict[str, Any] = {}
+    base = Experiment()
+    if isinstance(model, Experiment):
+        base, model = model, None
+    for name, value in (("model", model), ("data", data), ("eval_data", settings.get("eval_data"))):
+        if isinstance(value, str | Path):
+            settings[name] = str(value)
+        elif value is not None:
+            if name == "model":
+                _check_model(value)
+            objects[name] = value
+            settings[name] = _name(name, value)
+    if (method := settings.get("method")) is not None and not isinstance(method, str):
+        objects["method"] = method
+    if isinstance(model, Plan):
+        if "method" in settings:
+            raise InputError("a plan has its method already: give method=, or a plan")
+        settings["method"] = objects["method"] = model.method
+    settings["method"] = str(parse(settings.get("method") or base.method))
+    if isinstance(settings.get("out"), Path):
+        settings["out"] = str(settings["out"])
+    experiment = dataclasses.replace(base, **settings)
+    for name in ("model", "data", "eval_data"):
+        if name not in objects and str(getattr(experiment, name)).startswith(_IN_MEMORY):
+            raise InputError(f"the {name} of this experiment was an object in memory: only Python can give it again")
+    missing = [name for name in ("model", "data") if getattr(experiment, name) is None]
+    if missing:
+        raise InputError(f"{' and '.join(missing)} missing: finetune needs a pre-trained model and labelled data")
+    if experiment.out is None:
+        kind = experiment.method.partition(":")[0]
+        experiment = dataclasses.replace(experiment, out=f"runs/{_stem(experiment.data or '')}-{kind}")
+    return Request(experiment, **objects)
+
+
+def prepare(asked: Request, task: Any, say: Say) -> Job:
+    """Read the data and the weights, attach the head, make the plan, encode. `say` hears what was chosen and why."""
+    e = asked.experiment
+    division = data_room.divide(
+        data_room.open(e.data if asked.data is None else asked.data),
+        _opened(e.eval_data if asked.eval_data is None else asked.eval_data),
+        split=e.split,
+        text_column=e.text_column,
+        label_column=e.label_column,
+        shots=e.shots,
+        fraction=e.fraction,
+        seed=e.seed,
+    )
+    _describe(division, say)
+    task = task or task_class(e.task)()
+    task = task if task.labels else task.with_labels(division.labels)
+    plan_given = asked.model if isinstance(asked.model, Plan) else None
+    if plan_given is not None:
+        assembly = Assembly.of(plan_given, task, precision=e.precision, loaded=None)
+    else:
+        loaded, variables = asked.model or pretrained.load(asked.source or e.model or "", pooling=e.pooling)
+        plan = make_plan(loaded, variables, task, asked.method or e.method, seed=e.seed)
+        assembly = Assembly.of(plan, task, precision=e.precision, loaded=variables if asked.model is None else None)
+    model = assembly.plan.model
+    processor = model.info.processor
+    if processor is None:
+        raise InputError(f"{e.model} has no tokenizer: texts cannot be encoded")
+    max_length = e.max_length or processor.max_length
+    say(_describe_model(e, model, assembly, max_length))
+
+    def encoded(dataset: data_room.Dataset | None, name: str) -> data_room.Encoded | None:
+        if dataset is None:
+            return None
+        found: Prepared = encode(dataset, division.columns, task.labels, processor, max_length)
+        if note := found.note(max_length, name):
+            say(note)
+        return found.examples
+
+    train = encoded(division.train, "training")
+    assert train is not None
+    parameters = sum(leaf.size for leaf in paths(assembly.plan.variables["params"]).values())
+    recipe = Recipe(
+        rate=e.lr if e.lr is not None else peak_rate(assembly.plan.method.name, parameters, e.optimizer),
+        epochs=e.epochs,
+        steps=e.steps,
+        batch_size=e.batch_size,
+        accumulate=e.accumulate,
+        optimizer=e.optimizer,
+        schedule=e.schedule,
+        warmup=e.warmup,
+        weight_decay=0.0 if e.optimizer == "adam" else e.weight_decay,
+        clip=e.clip,
+        patience=e.patience,
+        precision=e.precision,
+        seed=e.seed,
+    )
+    batches = recipe.batches(train, processor.pad_id)
+    if assembly.plan.solver is None:
+        recipe.rates(recipe.total(batches.steps_per_epoch))  # refuses settings that do not go together
+    elif task.loss is not None:
+        raise InputError(
+            f"{assembly.plan.method.name} solves logistic regression and cannot use your own loss; "
+            "last_layers:k=0 trains the head alone by gradient, with any loss"
+        )
+    return Job(
+        e,
+        assembly,
+        recipe,
+        batches,
+        encoded(division.validation, "validation"),
+        encoded(division.test, "evaluation"),
+        division.train.where,
+        _manifest(asked, assembly, division, task, max_length),
+    )
+
+
+def _manifest(asked: Request, assembly: Assembly, division: Any, task: Any, max_length: int) -> dict[str, Any]:
+    info = assembly.plan.model.info
+    source, given = (
+        info.source,
+        asked.model.variables if isinstance(asked.model, Plan) else (asked.model or (None,))[-1],
+    )
+    parts = {"train": division.train, "validation": division.validation, "test": division.test}
+    return {
+        "tl_jax": __version__,
+        "machine": machine_kind(),
+        "task": task.name,
+        "labels": list(task.labels),
+        "columns": {"text": division.columns.text, "label": division.columns.label},
+        "max_length": max_length,
+        "pooling": info.pooling,
+        "loss": None if task.loss is None else getattr(task.loss, "__qualname__", type(task.loss).__qualname__),
+        "model": {
+            "source": None if source is None else source.name,
+            "folder": None if source is None else str(source.folder),
+            "revision": None if source is None else source.revision,
+            "files": pretrained.fingerprint(source) if given is None else {},
+            "variables": None if given is None else _digest(given),
+        },
+        "data": {
+            "reopens": asked.data is None and asked.eval_data is None,
+            "examples": {name: len(part) for name, part in parts.items() if part is not None},
+            "fingerprints": {name: part.fingerprint for name, part in parts.items() if part is not None},
+        },
+    }
+
+
+def _digest(variables: Mapping[str, Any]) -> str:
+    """A SHA-256 in hex of every leaf: weights in memory have no files to be known by."""
+    digest = hashlib.sha256()
+    for path, leaf in sorted(paths(variables).items()):
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{path} {array.dtype} {array.shape}\n".encode() + array.tobytes())
+    return digest.hexdigest()
+
+
+def _describe(division: data_room.Division, say: Say) -> None:
+    say(str(division.columns))
+    counts = [f"{len(division.train):,} to train"]
+    if division.validation is not None:
+        counts.append(f"{len(division.validation):,} to validate")
+    if division.test is not None:
+        counts.append(f"{len(division.test):,} to evaluate at the end")
+    labels = ", ".join(division.labels[:8]) + (", …" if len(division.labels) > 8 else "")
+    say(f"{', '.join(counts)}; {len(division.labels)} labels: {labels}")
+    for note in division.notes:
+        say(f"note: {note}")
+
+
+def _describe_model(e: Experiment, model: Model, assembly: Assembly, max_length: int) -> str:
+    size = sum(leaf.size for leaf in paths(assembly.plan.variables["params"]).values())
+    return f"{model.info.family} of {size:,} parameters, {model.info.pooling} pooling, texts up to {max_length} tokens"
+
+
+def _opened(source: Any) -> data_room.Splits | None:
+    return None if source is None else data_room.open(source)
+
+
+def _check_model(value: Any) -> None:
+    pair = isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], Model)
+    if not pair and not isinstance(value, Plan):
+        kind = type(value).__name__
+        raise InputError(
+            f"the model must be a folder, a name on the hub, (model, variables), a plan or an experiment, not {kind}"
+        )
+
+
+def _name(role: str, value: Any) -> str:
+    """What an object is called in the experiment: for data its content, so that resuming can tell."""
+    if role == "model":
+        model = value.model if isinstance(value, Plan) else value[0]
+        source = model.info.source
+        return _IN_MEMORY if source is None else f"{_IN_MEMORY}: {source.name}"
+    splits = data_room.open(value)
+    return f"{_IN_MEMORY}: " + " ".join(f"{name} {part.fingerprint[:12]}" for name, part in splits.items())
+
+
+def _stem(data: str) -> str:
+    return "data" if data.startswith(_IN_MEMORY) else Path(data).resolve().stem

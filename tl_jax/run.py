@@ -1,0 +1,199 @@
+"""A finished fine-tune: ask it, score it, take it out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tl_jax import data as data_room
+from tl_jax import pretrained
+from tl_jax.assembly import Assembly, make_plan, with_stored
+from tl_jax.errors import InputError
+from tl_jax.experiment import Experiment
+from tl_jax.manifest import read_json
+from tl_jax.methods import merge
+from tl_jax.model import Model
+from tl_jax.run_folder import RunFolder, existing_run
+from tl_jax.tasks import task_class
+from tl_jax.training.checkpoint import Checkpoints
+from tl_jax.training.evaluation import evaluate, gather
+from tl_jax.training.examples import Prepared, prepare, prepare_texts
+
+Say = Callable[[str], object]
+TRAINABLE = "trainable/"  # what `to_flat` puts before the path of a leaf that trains
+
+
+def open_run(folder: str | Path, *, model: str | Path | None = None, task: Any = None, say: Say = print) -> Run:
+    """A run from its folder.
+
+    Args:
+        model: where its pre-trained weights lie now, if they moved.
+        task: a task object with the loss and metrics of your own that the run had; a folder does not hold functions.
+        say: takes what there is to tell: a damaged checkpoint, texts that were cut.
+
+    Raises `InputError` for a folder that holds no run or one that has not finished, and for weights that are gone or
+    changed since.
+    """
+    place = existing_run(folder)
+    experiment = Experiment.load(place.path)
+    if not place.finished:
+        raise InputError(f"the run {folder} has not finished: tl-jax finetune --resume --out {folder}")
+    manifest = read_json(place.manifest_file)
+    loaded, variables = pretrained.load(place.source(model), pooling=manifest["pooling"])
+    labels = tuple(manifest["labels"])
+    if task is None and manifest["loss"]:
+        say(f"the run was trained with a loss of its own, {manifest['loss']}; here the loss is the task's")
+    task = (task or task_class(manifest["task"])()).with_labels(labels)
+    plan = make_plan(loaded, variables, task, experiment.method, seed=experiment.seed)
+    memory = not manifest["model"]["files"]
+    assembly = Assembly.of(plan, task, precision=experiment.precision, loaded=None if memory else variables)
+    leaves = _leaves(Checkpoints(place.checkpoints, say=say), assembly, folder, say)
+    return Run(place, experiment, manifest, assembly, with_stored(assembly, leaves), say)
+
+
+def _leaves(checkpoints: Checkpoints, assembly: Assembly, folder: str | Path, say: Say) -> Mapping[str, Any]:
+    """The leaves of the best checkpoint; if that is damaged those of the last step, where they are all there is."""
+    best = checkpoints.restore_best()
+    if best is not None:
+        return best.arrays
+    again = f"tl-jax finetune --resume --out {folder} makes it again"
+    last = checkpoints.restore()
+    if last is not None:
+        trained = {
+            name.removeprefix(TRAINABLE): leaf for name, leaf in last.arrays.items() if name.startswith(TRAINABLE)
+        }
+        if trained.keys() >= assembly.stored:
+            say(f"without the best checkpoint this is the model after the last step, {last.step}; {again}")
+            return {path: trained[path] for path in assembly.stored}
+    raise InputError(f"the run {folder} has no good checkpoint left; {again}")
+
+
+class Run:
+    """A run, with its model at the best checkpoint.
+
+    `model` and `variables` are what `model.apply` takes; `metrics` the figures it ended with.
+    """
+
+    def __init__(
+        self,
+        place: RunFolder,
+        experiment: Experiment,
+        manifest: Mapping[str, Any],
+        assembly: Assembly,
+        variables: Mapping[str, Any],
+        say: Say = print,
+    ) -> None:
+        self.folder = place.path
+        self.experiment = experiment
+        self.manifest = dict(manifest)
+        self.task = assembly.task
+        self.plan = assembly.plan
+        self.model: Model = assembly.model
+        self.variables = dict(variables)
+        self._place = place
+        self._say = say
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r}, {self.experiment.method} on {self.experiment.data})"
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """All figures of the run: `metrics`, `scored_on`, `validation`, steps, seconds."""
+        summary: dict[str, Any] = read_json(self._place.summary_file)
+        return summary
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Loss, accuracy, macro-F1, per-class figures: on the evaluation data, else on the validation split."""
+        metrics: dict[str, Any] = self.summary["metrics"]
+        return metrics
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(self.manifest["labels"])
+
+    @property
+    def text_column(self) -> str:
+        """The column the texts came from at training."""
+        return str(self.manifest["columns"]["text"])
+
+    def predict(self, texts: Sequence[str], *, batch_size: int | None = None) -> list[dict[str, Any]]:
+        """For each text `{"text", "label", "probabilities": {label: p}}`, in the order given."""
+        if isinstance(texts, str):
+            raise InputError("predict takes a list of texts, not one text")
+        if not texts:
+            return []
+        examples = self._told(prepare_texts(texts, self.model.info.processor, self.manifest["max_length"]))
+        batches = self._batches(examples, batch_size)
+        logits = gather(self.model, self.variables, batches, "logits", precision=self.experiment.precision)
+        return [{"text": text, **answer} for text, answer in zip(texts, self.task.decode(logits), strict=True)]
+
+    def evaluate(self, data: Any = None, *, split: str | None = None, batch_size: int | None = None) -> dict[str, Any]:
+        """Loss and metrics on labelled data, every example once; without `data` on what the run ended with.
+
+        Raises `InputError` for missing columns and for labels that training never saw.
+        """
+        dataset = (
+            self._held_out(split)
+            if data is None
+            else data_room.open(data, split=split)
+            if split
+            else data_room.to_score(data_room.open(data))
+        )
+        known = self.manifest["columns"]
+        text, label = (known[role] if known[role] in dataset.columns else None for role in ("text", "label"))
+        columns = data_room.infer_columns(dataset, text, label)
+        examples = prepare(dataset, columns, self.labels, self.model.info.processor, self.manifest["max_length"])
+        return self.score(self._told(examples), batch_size)
+
+    def score(
+        self, examples: data_room.Encoded, batch_size: int | None = None, *, lengths: Sequence[int] | None = None
+    ) -> dict[str, Any]:
+        """Loss and metrics on examples that are encoded already; `lengths` are padded lengths to prefer."""
+        batches = self._batches(examples, batch_size, lengths)
+        return evaluate(self.model, self.task, self.variables, batches, self.experiment.precision)
+
+    def export(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the model as a Hugging Face folder, adapters merged, with its label names."""
+        model, variables = merge(self.model, self.variables)
+        return pretrained.save(folder, model, variables, overwrite=overwrite)
+
+    def _told(self, prepared: Prepared) -> data_room.Encoded:
+        """The examples; texts that were cut are told of."""
+        if note := prepared.note(self.manifest["max_length"]):
+            self._say(note)
+        return prepared.examples
+
+    def _batches(
+        self, examples: data_room.Encoded, batch_size: int | None, lengths: Sequence[int] | None = None
+    ) -> data_room.EvalBatches:
+        size = min(self.experiment.batch_size if batch_size is None else batch_size, len(examples))
+        return data_room.EvalBatches(examples, size, lengths=lengths, pad=self.model.info.processor.pad_id)
+
+    def _held_out(self, split: str | None) -> data_room.Dataset:
+        e = self.experiment
+        if not self.manifest["data"]["reopens"]:
+            raise InputError("this run was trained on data in memory: give evaluate the data to score")
+        parts = data_room.divide(
+            data_room.open(e.data),
+            None if e.eval_data is None else data_room.open(e.eval_data),
+            split=e.split,
+            text_column=e.text_column,
+            label_column=e.label_column,
+            shots=e.shots,
+            fraction=e.fraction,
+            seed=e.seed,
+        )
+        named = {"train": parts.train, "validation": parts.validation, "test": parts.test}
+        name = split or ("validation" if parts.test is None else "test")
+        chosen = named.get(name)
+        if chosen is None:
+            there = ", ".join(name for name, part in named.items() if part is not None)
+            raise InputError(f"the run has no {split or 'held-out'} data; it has {there}: give --data")
+        if chosen.fingerprint != self.manifest["data"]["fingerprints"].get(name):
+            raise InputError(
+                f"the {name} data of {e.data} changed since the run: give --data with what is to be scored"
+            )
+        return chosen

@@ -1,0 +1,26 @@
+"""Tasks: what to learn. Each gives encoding, head, loss, metrics and decoding; one file each, one line here."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tl_jax.tasks.text_classification import TextClassification
+
+TASKS = {"text_classification": "TextClassification"}  # file: the class in it
+
+
+def task_class(name: str) -> Any:
+    """The class of the task that `--task NAME` names."""
+    return getattr(importlib.import_module(f"tl_jax.tasks.{name}"), TASKS[name])
+
+
+def __getattr__(name: str) -> Any:
+    for file, cls in TASKS.items():
+        if name == cls:
+            return task_class(file)
+    raise AttributeError(f"module 'tl_jax.tasks' has no attribute {name!r}")
+
+
+__all__ = ["TASKS", "TextClassification", "task_class"]

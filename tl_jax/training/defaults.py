@@ -1,0 +1,32 @@
+"""What a run uses where the user says nothing, by method and size of the model."""
+
+from __future__ import annotations
+
+_SMALL = 50_000_000  # parameters: below, models bear (and need) higher rates
+
+# Peak learning rates of AdamW at batch 32: (small models, others).
+_RATES = {
+    "full": (2e-4, 3e-5),
+    "last_layers": (5e-4, 1e-4),
+    "discriminative": (3e-4, 5e-5),
+    "lora": (2e-3, 3e-4),
+}
+_OTHER = (2e-4, 3e-5)
+
+
+_EPOCHS, _STEPS, _MOST = 3.0, 200, 30.0
+
+
+def epochs(steps_per_epoch: int) -> float:
+    """Passes over the data: 3, as is usual, or on small data as many as make 200 steps, but no more than 30."""
+    return max(_EPOCHS, min(_MOST, _STEPS / steps_per_epoch))
+
+
+def peak_rate(method: str, parameters: int, optimizer: str = "adamw") -> float:
+    """The peak learning rate of a method on a model of that many parameters.
+
+    Lion wants a tenth of Adam's (Chen et al. 2023); SGD, whose updates are not normalised, a hundred times as much.
+    """
+    small, other = _RATES.get(method, _OTHER)
+    scale = {"lion": 0.1, "sgd": 100.0}.get(optimizer, 1.0)
+    return (small if parameters < _SMALL else other) * scale

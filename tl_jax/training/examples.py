@@ -1,0 +1,42 @@
+"""From a data set to encoded examples: texts through the processor, labels through the task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from tl_jax import data
+
+
+class Prepared(NamedTuple):
+    """Encoded examples, and how many texts were longer than `max_length` and lost their end."""
+
+    examples: data.Encoded
+    truncated: int
+
+    def note(self, max_length: int, name: str = "") -> str:
+        """A sentence on what was cut; empty if nothing was."""
+        if not self.truncated:
+            return ""
+        what = f"{name} texts".strip()
+        share = f"{self.truncated:,} of {len(self.examples):,} {what}"
+        return f"{share} longer than {max_length} tokens: the end is cut off (--max-length when training)"
+
+
+def prepare(
+    dataset: data.Dataset, columns: data.Columns, labels: Sequence[str], processor: Any, max_length: int
+) -> Prepared:
+    """Encode a labelled data set; an example's index is its place in `dataset`.
+
+    Raises `InputError` for texts that are no strings and labels that are missing or not among `labels`.
+    """
+    assert columns.label is not None
+    numbers = data.class_numbers(data.label_texts(dataset, columns.label), labels, dataset.source)
+    return prepare_texts(data.texts(dataset, columns.text), processor, max_length, numbers)
+
+
+def prepare_texts(texts: Sequence[str], processor: Any, max_length: int, targets: Any = None) -> Prepared:
+    """Encode texts, with their targets where there are any."""
+    encoded = processor.encode(texts, max_length)
+    tokens, types = [ids for ids, _ in encoded], [types for _, types in encoded]
+    return Prepared(data.Encoded.of(tokens, targets, token_type=types), encoded.truncated)

@@ -1,0 +1,153 @@
+"""From a plan and encoded examples to trained leaves: solve the head, or step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from tl_jax.data import Encoded, EvalBatches, TrainBatches
+from tl_jax.methods import Plan
+from tl_jax.model import Model
+from tl_jax.training.checkpoint import Checkpoints
+from tl_jax.training.convex import logistic_regression
+from tl_jax.training.evaluation import evaluate, gather
+from tl_jax.training.events import Events
+from tl_jax.training.loop import Interrupted, Loop, Memory
+from tl_jax.training.optimizer import decay_labels
+from tl_jax.training.recipe import Recipe
+from tl_jax.training.state import create, from_flat, to_flat
+from tl_jax.training.state import variables as variables_of
+from tl_jax.training.step import compiled_train_step
+
+Arrays = Mapping[str, Any]
+
+
+def fit(
+    plan: Plan,
+    model: Model,
+    task: Any,
+    recipe: Recipe,
+    train: TrainBatches,
+    validation: Encoded | None,
+    *,
+    stored: Callable[[Any], Arrays],
+    checkpoints: Checkpoints,
+    events: Events,
+    stop_asked: Callable[[], bool],
+    where: Callable[[int], str],
+) -> dict[str, Any]:
+    """Train the plan; the best leaves, as `stored(variables)` picks them, end in the checkpoints' best slot.
+
+    `model` is the plan's in the precision that computes. Goes on from the last good checkpoint if there is one. Returns
+    what happened: steps, the best one, seconds. Raises `Diverged` and `Interrupted`.
+    """
+    began = time.monotonic()
+    check = None if validation is None else _validator(model, task, recipe, train, validation)
+    if plan.solver is not None:
+        variables = _solved(plan, model, task, recipe, train, events, stop_asked)
+        metrics = {} if check is None else check(variables)
+        if metrics:
+            events.evaluated(step=0, epoch=0.0, metrics=metrics, best=True)
+        checkpoints.save_best(0, stored(variables), {})
+        return {"steps": 0, "best_step": 0, "stopped_early": False, "seconds": time.monotonic() - began}
+
+    labels = decay_labels(plan.labels)
+    state = create(plan.variables, labels, recipe.spec.build(labels), _training_key(recipe.seed))
+    memory = Memory()
+    found = checkpoints.restore()
+    if found is not None and Memory(**found.meta).best_step >= 0 and checkpoints.restore_best() is None:
+        events.message("without the best checkpoint training starts from the beginning; it ends the same")
+        found = None
+    if found is not None:
+        arrays, meta, step = found
+        state, memory = from_flat(state, arrays), Memory(**meta)
+        events.message(f"resuming after step {step}")
+    total = recipe.total(train.steps_per_epoch)
+    events.started(total=total, resumed=int(state.step))
+    loop = Loop(
+        step=compiled_train_step(
+            model, task.total_loss, recipe.spec, labels, accumulate=recipe.accumulate, precision=recipe.precision
+        ),
+        batch=train.batch,
+        rate=recipe.rates(total),
+        weight_decay=recipe.weight_decay,
+        total=total,
+        per_epoch=train.steps_per_epoch,
+        shapes=len(train.shapes),
+        validate=None if check is None else lambda state: check(variables_of(state)),
+        monitor=task.monitor,
+        patience=recipe.patience,
+        snapshot=to_flat,
+        result=lambda state: stored(variables_of(state)),
+        checkpoints=checkpoints,
+        events=events,
+        stop_asked=stop_asked,
+        where=where,
+    )
+    state, memory, compiled = loop.run(state, memory)
+    steps, seconds = int(state.step), time.monotonic() - began
+    events.finished(step=steps, seconds=seconds)
+    return {
+        "steps": steps,
+        "best_step": memory.best_step if check is not None else steps,
+        "stopped_early": memory.done,
+        "seconds": seconds,
+        "shapes_compiled": len(compiled),
+        "compile_seconds": sum(compiled),
+    }
+
+
+def _training_key(seed: int) -> jax.Array:
+    """Apart from the key that draws first values."""
+    return jax.random.fold_in(jax.random.key(seed), 1)
+
+
+def _validator(
+    model: Model, task: Any, recipe: Recipe, train: TrainBatches, validation: Encoded
+) -> Callable[[Any], dict[str, Any]]:
+    size = min(max(1, train.batch_size // train.accumulate), len(validation))
+    lengths = [shape[-1] for shape in train.shapes]
+    batches = EvalBatches(validation, size, lengths=lengths, pad=train.pad)
+    return lambda variables: evaluate(model, task, variables, batches, recipe.precision)
+
+
+class _Stoppable:
+    """Batches that end with `Interrupted` when somebody asks to stop."""
+
+    def __init__(self, batches: EvalBatches, stop_asked: Callable[[], bool]) -> None:
+        self._batches = batches
+        self._stop_asked = stop_asked
+        self.examples = batches.examples
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self._batches:
+            if self._stop_asked():
+                raise Interrupted("stopped before the head was solved, which begins anew")
+            yield batch
+
+
+def _solved(
+    plan: Plan,
+    model: Model,
+    task: Any,
+    recipe: Recipe,
+    train: TrainBatches,
+    events: Events,
+    stop_asked: Callable[[], bool],
+) -> dict[str, Any]:
+    """The plan's variables with the head solved on the features of the training examples."""
+    assert plan.solver is not None
+    batches = _Stoppable(EvalBatches(train.examples, train.batch_size, pad=train.pad), stop_asked)
+    events.message(f"features of {len(train.examples):,} examples")
+    features = gather(model, plan.variables, batches, "pooled", stop="head", precision=recipe.precision)
+    kernel, bias, convergence = logistic_regression(
+        features, train.examples.targets, len(task.labels), strength=plan.solver.C
+    )
+    events.message(f"head solved in {convergence.iterations} iterations")
+    head = {"kernel": kernel.astype(np.float32), "bias": bias.astype(np.float32)}
+    params = {**plan.variables["params"], "head": head}
+    return {**plan.variables, "params": params}

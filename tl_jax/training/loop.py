@@ -1,0 +1,177 @@
+"""The training loop: step, evaluate, save, in an order that lets any moment be resumed to the same bits.
+
+All that the loop remembers besides the state is `Memory`, a few numbers that travel in every checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from tl_jax.errors import InputError
+from tl_jax.training.checkpoint import Checkpoints
+from tl_jax.training.events import Events
+
+_LAG = 4  # steps a metric may stay on the device: reading it sooner would make the device wait for the host
+_SAVE_SHARE = 20  # a save may cost one part in so many of the time
+_SAVE_SECONDS = 2.0  # and happens no more often than this
+
+
+class Diverged(InputError):
+    """The loss or the gradient stopped being finite; the state is still the last good one."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Somebody asked the run to stop; it was saved first."""
+
+
+@dataclass
+class Memory:
+    """What the loop carries from step to step beside the state; saved with it."""
+
+    best_score: float = -math.inf
+    best_loss: float = math.inf
+    best_step: int = -1
+    worse: int = 0  # evaluations since the best
+    loss_sum: float = 0.0  # since the last log line
+    weight: float = 0.0
+    real: int = 0  # tokens since then, and all positions
+    padded: int = 0
+    done: bool = False
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What a run of steps needs.
+
+    `step` is the compiled `(state, batch, hyper) -> (state, metrics)`; `batch(i)` the batch of step i, `shapes` the
+    padded lengths it may have; `rate(i)` the learning rate. `validate(state)` gives metrics with `monitor` and `loss`
+    (None: no validation, the last state is the best). `snapshot(state)` gives all arrays of a checkpoint,
+    `result(state)` those of the outcome. `where(index)` names an example.
+    """
+
+    step: Callable[..., tuple[Any, Mapping[str, Any]]]
+    batch: Callable[[int], Mapping[str, np.ndarray]]
+    rate: Callable[[int], float]
+    weight_decay: float
+    total: int
+    per_epoch: int
+    shapes: int
+    validate: Callable[[Any], Mapping[str, Any]] | None
+    monitor: str
+    patience: int
+    snapshot: Callable[[Any], Mapping[str, Any]]
+    result: Callable[[Any], Mapping[str, Any]]
+    checkpoints: Checkpoints
+    events: Events
+    stop_asked: Callable[[], bool]
+    where: Callable[[int], str]
+
+    def run(self, state: Any, memory: Memory) -> tuple[Any, Memory, list[float]]:
+        """Train from wherever `state` stands to the end: the last state, and the seconds each shape took to compile.
+
+        Raises `Diverged` naming step and batch, or `Interrupted` after saving.
+        """
+        start = i = int(state.step)
+        log_every = max(1, self.total // 50)
+        pending: deque[tuple[int, Mapping[str, Any], Mapping[str, Any]]] = deque()
+        compiled: dict[Any, float] = {}  # seconds, by shape
+        saved, save_took = time.monotonic(), 0.0
+        waited, mark = 0.0, time.monotonic()
+
+        def settle(lag: int) -> None:
+            while len(pending) > lag:
+                at, batch, metrics = pending.popleft()
+                loss, weight = float(metrics["loss_sum"]), float(metrics["weight"])
+                if not bool(metrics["finite"]):
+                    raise self._diverged(at, batch, loss / max(weight, 1.0), float(metrics["grad_norm"]))
+                memory.loss_sum, memory.weight = memory.loss_sum + loss, memory.weight + weight
+
+        def save() -> None:
+            nonlocal saved, save_took
+            settle(0)  # a state after a bad step must not become the last good one
+            began = time.monotonic()
+            self.checkpoints.save(i, self.snapshot(state), asdict(memory))
+            saved, save_took = time.monotonic(), time.monotonic() - began
+
+        while i < self.total and not memory.done:
+            began = time.monotonic()
+            batch = self.batch(i)
+            waited += time.monotonic() - began
+            shape = batch["tokens"].shape
+            if new := shape not in compiled:
+                self.events.compiling(len(compiled) + 1, self.shapes, shape)
+            hyper = {"learning_rate": np.float32(self.rate(i)), "weight_decay": np.float32(self.weight_decay)}
+            began = time.monotonic()
+            state, metrics = self.step(state, batch, hyper)  # returns when compiled, not when computed
+            if new:
+                compiled[shape] = time.monotonic() - began
+            pending.append((i, batch, metrics))
+            settle(_LAG)
+            memory.real, memory.padded = memory.real + int(batch["mask"].sum()), memory.padded + batch["mask"].size
+            i += 1
+
+            if i % log_every == 0 or i == 1 or i == self.total:
+                settle(0)
+                now = time.monotonic()
+                self.events.step(
+                    step=i,
+                    epoch=i / self.per_epoch,
+                    loss=memory.loss_sum / max(memory.weight, 1.0),
+                    learning_rate=float(hyper["learning_rate"]),
+                    grad_norm=float(metrics["grad_norm"]),
+                    examples=memory.weight,
+                    padding=1 - memory.real / memory.padded,
+                    seconds=now - mark,
+                    waited=waited,
+                )
+                memory.loss_sum = memory.weight = 0.0
+                memory.real = memory.padded = 0
+                waited, mark = 0.0, now
+            # Evaluate the new state, remember, then save: a snapshot and the position in the data agree.
+            if self.validate and (i % self.per_epoch == 0 or i == self.total):
+                settle(0)
+                self._evaluate(i, state, memory)
+                mark = time.monotonic()
+            if self.stop_asked():
+                save()
+                raise Interrupted(f"stopped after step {i} of {self.total}, saved")
+            if time.monotonic() - saved > max(_SAVE_SECONDS, _SAVE_SHARE * save_took):
+                save()
+        settle(0)
+        if self.validate is None:
+            self.checkpoints.save_best(i, self.result(state), asdict(memory))
+        if i > start or not self.checkpoints.steps():
+            save()
+        return state, memory, list(compiled.values())
+
+    def _evaluate(self, i: int, state: Any, memory: Memory) -> None:
+        assert self.validate is not None
+        metrics = self.validate(state)
+        score, loss = float(metrics[self.monitor]), float(metrics["loss"])
+        better = (score, -loss) > (memory.best_score, -memory.best_loss)
+        if better:
+            memory.best_score, memory.best_loss, memory.best_step, memory.worse = score, loss, i, 0
+            self.checkpoints.save_best(i, self.result(state), asdict(memory))
+        else:
+            memory.worse += 1
+            memory.done = 0 < self.patience <= memory.worse
+        self.events.evaluated(step=i, epoch=i / self.per_epoch, metrics=metrics, best=better)
+        if memory.done:
+            self.events.message(f"no better {self.monitor} in {memory.worse} evaluations: stopping at step {i}")
+
+    def _diverged(self, at: int, batch: Mapping[str, Any], loss: float, norm: float) -> Diverged:
+        index = np.asarray(batch["index"]).ravel()
+        shown = "; ".join(self.where(int(n)) for n in index[index >= 0][:4])
+        good = self.checkpoints.steps()
+        last = f"the last good checkpoint is step {max(good)}" if good else "no checkpoint had been written yet"
+        return Diverged(
+            f"training diverged at step {at + 1}: loss {loss:g}, gradient norm {norm:g} (the batch of {shown}; …; "
+            f"--lr was {self.rate(at):g} there); {last}. Try a lower --lr, or --clip 1"
+        )

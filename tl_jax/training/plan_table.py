@@ -1,0 +1,125 @@
+"""What a plan will train and cost, as a table, before anything is compiled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from tl_jax.data import TrainBatches
+from tl_jax.groups import FROZEN
+from tl_jax.methods import Plan
+from tl_jax.model import Model
+from tl_jax.rules import paths
+from tl_jax.training.flops import flops
+from tl_jax.training.optimizer import decay_labels
+from tl_jax.training.partition import by_path
+from tl_jax.training.recipe import Recipe
+from tl_jax.training.state import create
+from tl_jax.training.step import compiled_train_step
+
+
+def plan_table(plan: Plan, model: Model, task: Any, recipe: Recipe, batches: TrainBatches) -> str:
+    """Per group: tensors, parameters, learning rate, weight decay, optimiser bytes; then the FLOPs of a step.
+
+    `model` is the plan's, in the precision that computes. Nothing is compiled or allocated: shapes are traced.
+    """
+    leaves = {path: leaf for path, leaf in paths(plan.variables).items() if not path.startswith("batch_stats/")}
+    labels = decay_labels(plan.labels)
+    groups = paths(labels)
+    solved = plan.solver is not None
+    rows: dict[str, list[Any]] = {}
+    bytes_of = {} if solved else _optimizer_bytes(plan, labels, recipe)
+    for path, leaf in leaves.items():
+        group = groups[path]
+        frozen = group is FROZEN
+        row = rows.setdefault("frozen" if frozen else group.name, [0, 0, set(), set(), 0])
+        row[0] += 1
+        row[1] += leaf.size
+        if not frozen and not solved:
+            row[2].add(recipe.rate * group.lr)
+            row[3].add(recipe.weight_decay * group.decay)
+            row[4] += bytes_of[path]
+    header = ("group", "tensors", "parameters", "learning rate", "weight decay", "optimiser")
+    body = [
+        (name, f"{n:,}", f"{size:,}", _range(rates), _range(decays), _bytes(state) if rates else "")
+        for name, (n, size, rates, decays, state) in sorted(rows.items(), key=lambda item: item[0] == "frozen")
+    ]
+    total = sum(row[1] for row in rows.values())
+    trained = total - rows.get("frozen", [0, 0])[1]
+    head = f"{plan.method}: {trained:,} of {total:,} parameters train ({trained / total:.2%}), from {plan.cut} up"
+    return "\n".join([head, *_columns([header, *body]), _cost(plan, model, task, recipe, batches)])
+
+
+def _cost(plan: Plan, model: Model, task: Any, recipe: Recipe, batches: TrainBatches) -> str:
+    if plan.solver is not None:
+        once = f"features of {len(batches.examples):,} examples once ({len(batches.shapes)} shapes)"
+        return f"{once}, then the head is solved to convergence, C={plan.solver.C:g}"
+    labels = decay_labels(plan.labels)
+    step = compiled_train_step(
+        model, task.total_loss, recipe.spec, labels, accumulate=recipe.accumulate, precision=recipe.precision
+    )
+    state = _abstract_state(plan, labels, recipe)
+    hyper = dict.fromkeys(("learning_rate", "weight_decay"), np.float32(0))
+    lengths = [shape[-1] for shape in batches.shapes]
+    counts = [flops(step, state, _with_length(batches.batch(0), length), hyper) for length in lengths]
+    per_epoch = batches.steps_per_epoch
+    total = recipe.total(per_epoch)
+    shapes = " or ".join(str(length) for length in lengths)
+    costs = f"{min(counts) / 1e9:,.3g} to {max(counts) / 1e9:,.3g}" if len(counts) > 1 else f"{counts[0] / 1e9:,.3g}"
+    return (
+        f"{total:,} steps ({total / per_epoch:.3g} epochs of {len(batches.examples):,} examples) of "
+        f"{batches.batch_size} × {shapes} tokens, {costs} GFLOPs each; {batches.padding:.0%} padding"
+    )
+
+
+def _with_length(batch: Any, length: int) -> dict[str, Any]:
+    """The batch's shapes with another padded length."""
+    old = batch["tokens"].shape[-1]
+    rank = batch["tokens"].ndim
+    return {
+        key: jax.ShapeDtypeStruct(
+            (*value.shape[:-1], length) if value.ndim == rank and value.shape[-1] == old else value.shape, value.dtype
+        )
+        for key, value in batch.items()
+    }
+
+
+def _abstract_state(plan: Plan, labels: Any, recipe: Recipe) -> Any:
+    tx = recipe.spec.build(labels)
+    return jax.eval_shape(lambda v: create(v, labels, tx, jax.random.key(0)), dict(plan.variables))
+
+
+def _optimizer_bytes(plan: Plan, labels: Any, recipe: Recipe) -> dict[str, int]:
+    """Bytes of optimiser state that belong to each trainable path."""
+    state = _abstract_state(plan, labels, recipe)
+    found = dict.fromkeys(paths(plan.variables), 0)
+    suffixes = {path if path.startswith("adapters/") else f"params/{path}": path for path in found}
+    for name, leaf in by_path(state.opt_state).items():
+        for suffix, path in suffixes.items():
+            if name.endswith("/" + suffix):
+                found[path] += leaf.size * leaf.dtype.itemsize
+                break
+    return found
+
+
+def _range(values: set[float]) -> str:
+    if not values:
+        return ""
+    low, high = min(values), max(values)
+    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+
+
+def _bytes(n: int) -> str:
+    return f"{n / 1e6:,.1f} MB" if n >= 1e5 else f"{n / 1e3:,.1f} kB"
+
+
+def _columns(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

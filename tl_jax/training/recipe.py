@@ -1,0 +1,50 @@
+"""How to train, beside what: budget, optimiser, rate, precision. The numbers of an experiment, resolved."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tl_jax.data import Encoded, TrainBatches
+from tl_jax.training import defaults
+from tl_jax.training.optimizer import OptimizerSpec
+from tl_jax.training.schedules import schedule
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settings of a fit; see `tl_jax.Experiment` for what each means. `rate` is the peak learning rate."""
+
+    rate: float
+    epochs: float | None = None
+    steps: int | None = None
+    batch_size: int = 32
+    accumulate: int = 1
+    optimizer: str = "adamw"
+    schedule: str = "linear"
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    patience: int = 0
+    precision: str = "float32"
+    seed: int = 0
+
+    @property
+    def spec(self) -> OptimizerSpec:
+        """What of the optimiser is compiled in."""
+        return OptimizerSpec(self.optimizer, self.clip or None)
+
+    def batches(self, train: Encoded, pad: int) -> TrainBatches:
+        """The training batches; no batch is larger than the data."""
+        size = min(self.batch_size, -(-len(train) // self.accumulate) * self.accumulate)
+        return TrainBatches(train, size, self.seed, accumulate=self.accumulate, pad=pad)
+
+    def total(self, per_epoch: int) -> int:
+        """The number of steps."""
+        epochs = defaults.epochs(per_epoch) if self.epochs is None else self.epochs
+        return self.steps or max(1, math.ceil(epochs * per_epoch))
+
+    def rates(self, total: int) -> Callable[[int], float]:
+        """The learning rate of each step."""
+        return schedule(self.schedule, peak=self.rate, total=total, warmup=self.warmup)

@@ -1,0 +1,203 @@
+"""One training step: gradients of what trains, nothing else.
+
+`train_step` is a pure function of (state, batch, hyper); `compiled_train_step` is the same, jitted, its state donated,
+and built once per value of what is compiled in. Learning rate, decay, seed and number of steps are arguments, so
+changing them compiles nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import lru_cache
+from types import MethodType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from tl_jax.errors import InputError, did_you_mean
+from tl_jax.model import STATE_KEYS, Model
+from tl_jax.rules import paths
+from tl_jax.training.optimizer import OptimizerSpec
+from tl_jax.training.partition import by_path, combine
+from tl_jax.training.state import STATISTICS, State, unpack
+
+Batch = Mapping[str, Any]
+Loss = Callable[[Mapping[str, Any], Batch], tuple[jax.Array, jax.Array]]
+Step = Callable[[State, Batch, Mapping[str, Any]], tuple[State, dict[str, jax.Array]]]
+Evaluation = Callable[[Mapping[str, Any], Batch], tuple[dict[str, jax.Array], dict[str, jax.Array]]]
+
+# What matrix products are computed in; None leaves it to JAX ("bfloat16" models are cast by the caller).
+_PRECISIONS = {"float32": "highest", "bfloat16": None}
+
+
+def train_step(
+    model: Model, loss: Loss, tx: optax.GradientTransformation, *, accumulate: int = 1, precision: str = "float32"
+) -> Step:
+    """`(state, batch, hyper) -> (state, metrics)`, pure: jit it yourself, or take `compiled_train_step`.
+
+    `loss(outputs, batch)` gives (sum over examples, weight), two float32 scalars; the gradient is that of sum / weight.
+    `batch` holds the model's inputs beside whatever the loss reads; with `accumulate` > 1 each of its arrays has a
+    leading axis of that length, and the micro-batches' sums and weights are added before the one division. `hyper` are
+    the extra arguments of `tx.update` (`learning_rate`, `weight_decay`; {} for an optimiser that has its own).
+
+    Stages below the first that reads a trainable leaf run in evaluation mode, and so do those with statistics but no
+    trainable leaf. The run's key is folded with the step, and is the same for all micro-batches: dropout differs from
+    example to example by their `noise`.
+
+    `metrics` are float32 `loss_sum`, `weight`, `grad_norm` (of the mean gradient, before any clip) and bool `finite`.
+    Where loss or gradient is not finite the old state is returned whole, its step too: `state.step` counts updates
+    done, and what follows starts from the last good state.
+    """
+    if accumulate < 1:
+        raise InputError(f"accumulate must be at least 1, not {accumulate}")
+    policy = _policy(precision)
+    tx = optax.with_extra_args_support(tx)
+
+    def step(state: State, batch: Batch, hyper: Mapping[str, Any]) -> tuple[State, dict[str, jax.Array]]:
+        mode = _mode(model, state)
+        key = jax.random.fold_in(state.key, state.step)
+
+        def loss_sum(trainable: Any, statistics: Any, micro: Batch) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+            variables = unpack(combine(trainable, state.frozen), state.layout)
+            if statistics:
+                variables = {**variables, STATISTICS: statistics}
+            mutable = (STATISTICS,) if statistics else ()
+            outputs = model.apply(variables, _inputs(micro), key=key, mutable=mutable, **mode)
+            if statistics:
+                outputs, changed = outputs
+                statistics = changed[STATISTICS]
+            total, weight = loss(outputs, micro)
+            return total, (weight, statistics)
+
+        def gradient(statistics: Any, micro: Batch) -> tuple[Any, Any]:
+            (total, (weight, statistics)), grads = jax.value_and_grad(loss_sum, has_aux=True)(
+                state.trainable, statistics, micro
+            )
+            return (total.astype(jnp.float32), weight.astype(jnp.float32), grads), statistics
+
+        with policy():
+            if accumulate == 1:
+                sums, statistics = gradient(state.statistics, batch)
+            else:
+                sums, statistics = _accumulated(gradient, state, batch, accumulate)
+            total, weight, grads = sums
+            scale = 1 / jnp.where(weight > 0, weight, 1)
+            grads = jax.tree.map(lambda g: g * scale, grads)
+            norm = optax.tree.norm(grads)
+            updates, opt_state = tx.update(grads, state.opt_state, state.trainable, **hyper)
+        new = replace(
+            state,
+            step=state.step + 1,
+            trainable=optax.apply_updates(state.trainable, updates),
+            opt_state=opt_state,
+            statistics=statistics,
+        )
+        finite = jnp.isfinite(total) & jnp.isfinite(norm)
+        metrics = {"loss_sum": total, "weight": weight, "grad_norm": norm, "finite": finite}
+        return _kept(finite, new, state), metrics
+
+    return step
+
+
+def eval_step(model: Model, loss: Loss, *, precision: str = "float32") -> Evaluation:
+    """`(variables, batch) -> (outputs, {"loss_sum", "weight"})` in evaluation mode, pure.
+
+    `outputs` are what the last stage writes (`logits`): the rest of the state is not worth its memory.
+    """
+    policy = _policy(precision)
+
+    def step(variables: Mapping[str, Any], batch: Batch) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+        with policy():
+            outputs = model.apply(variables, _inputs(batch))
+            total, weight = loss(outputs, batch)
+        return {name: outputs[name] for name in model.stages[-1].writes}, {"loss_sum": total, "weight": weight}
+
+    return step
+
+
+def compiled_train_step(
+    model: Model, loss: Loss, spec: OptimizerSpec, labels: Any, *, accumulate: int = 1, precision: str = "float32"
+) -> Any:
+    """`train_step` with `spec.build(labels)`, jitted, its state donated: one jitted function per value of all these.
+
+    Give `hyper` as numpy float32 scalars: Python floats have a type of their own and compile again. A `loss` that is a
+    function or a method of a frozen dataclass (a task) compares by value; a lambda is a new one each time.
+    """
+    return _compiled_train_step(model, *_by_value(loss), spec, _hashable(labels), accumulate, precision)
+
+
+def compiled_eval_step(model: Model, loss: Loss, *, precision: str = "float32") -> Any:
+    """`eval_step`, jitted: one jitted function per value of its arguments."""
+    return _compiled_eval_step(model, *_by_value(loss), precision)
+
+
+@lru_cache(maxsize=64)
+def _compiled_train_step(
+    model: Model, loss: Loss, owner: Any, spec: OptimizerSpec, labels: Any, accumulate: int, precision: str
+) -> Any:
+    tx = spec.build(dict(labels))  # by path, as good as nested: labels are matched by path
+    step = train_step(model, _bound(loss, owner), tx, accumulate=accumulate, precision=precision)
+    return jax.jit(step, donate_argnums=0)
+
+
+@lru_cache(maxsize=64)
+def _compiled_eval_step(model: Model, loss: Loss, owner: Any, precision: str) -> Any:
+    return jax.jit(eval_step(model, _bound(loss, owner), precision=precision))
+
+
+def _mode(model: Model, state: State) -> dict[str, Any]:
+    """Which stages train: from the first that reads a trainable leaf on, norms only where something trains."""
+    trained = list(paths(unpack(state.trainable, state.layout)))
+    first = min(model.first_use(path) for path in trained)
+    homes = {model.stages[model.depth(path)].home for path in trained}
+    still = tuple(s.name for s in model.stages if s.home in state.statistics and s.home not in homes)
+    return {"train_from": model.stages[first].name, "evaluate": still}
+
+
+def _inputs(batch: Batch) -> dict[str, Any]:
+    return {name: batch[name] for name in STATE_KEYS if name in batch}
+
+
+def _accumulated(gradient: Any, state: State, batch: Batch, accumulate: int) -> tuple[Any, Any]:
+    """Sums of loss, weight and gradient over the leading axis of `batch`; statistics go from one to the next."""
+    for name, array in batch.items():
+        if array.shape[:1] != (accumulate,):
+            raise InputError(f"{accumulate} micro-batches need that leading axis; {name!r} has {list(array.shape)}")
+
+    def add(carry: Any, micro: Batch) -> tuple[Any, None]:
+        sums, statistics = carry
+        more, statistics = gradient(statistics, micro)
+        return (jax.tree.map(jnp.add, sums, more), statistics), None
+
+    zero = jnp.zeros((), jnp.float32)
+    start = (zero, zero, jax.tree.map(jnp.zeros_like, state.trainable))
+    (sums, statistics), _ = jax.lax.scan(add, (start, state.statistics), dict(batch))
+    return sums, statistics
+
+
+def _kept(finite: jax.Array, new: State, old: State) -> State:
+    return jax.tree.map(lambda n, o: n if n is o else jnp.where(finite, n, o), new, old)
+
+
+def _policy(precision: str) -> Callable[[], contextlib.AbstractContextManager[Any]]:
+    if precision not in _PRECISIONS:
+        raise InputError(f"unknown precision {precision!r}{did_you_mean(precision, _PRECISIONS)}")
+    highest = _PRECISIONS[precision]
+    return contextlib.nullcontext if highest is None else lambda: jax.default_matmul_precision(highest)
+
+
+def _hashable(labels: Any) -> tuple[tuple[str, Any], ...]:
+    return tuple(by_path(labels).items())
+
+
+def _by_value(loss: Loss) -> tuple[Loss, Any]:
+    """A bound method as its function and its owner: methods of equal owners do not compare equal."""
+    return getattr(loss, "__func__", loss), getattr(loss, "__self__", None)
+
+
+def _bound(loss: Loss, owner: Any) -> Loss:
+    return loss if owner is None else MethodType(loss, owner)
