@@ -42,7 +42,7 @@ def test_order_does_not_matter():
 def test_few_batches_get_one_length():
     lengths = np.array([8] * 100 + [64] * 100)
     assert bucket_lengths(lengths, 8) == (8, 64)
-    assert bucket_lengths(lengths, 16) == (64,)
+    assert bucket_lengths(lengths, 32) == (64,)
 
 
 def test_a_small_saving_is_not_worth_a_length():

@@ -132,9 +132,7 @@ def check_parity(raw: dict[str, Any], rng: np.random.Generator, seed: int) -> No
     for name in written:
         at = inputs["mask"] if name != "pooler" else slice(None)
         assert_parity(np.asarray(written[name])[at], single[name][at], exact[name][at], name)
-    mine, theirs, best = (
-        paths(tree) for tree in (gradient, ours(single_gradient, shapes), ours(exact_gradient, shapes))
-    )
+    mine, theirs, best = paths(gradient), paths(ours(single_gradient, shapes)), paths(ours(exact_gradient, shapes))
     scales = module_scales(best)
     for path in best:
         assert_parity(mine[path], theirs[path], best[path], f"gradient of {path}", scales[path])

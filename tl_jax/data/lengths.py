@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 SAVING = 0.05  # the part of the padded area that one more length must save
-BATCHES = 8  # the full batches there must be for each length
+BATCHES = 4  # the full batches there must be for each length
 
 
 def bucket_lengths(lengths: npt.NDArray[Any], batch_size: int, *, multiple: int = 8, most: int = 4) -> tuple[int, ...]:
@@ -17,7 +17,7 @@ def bucket_lengths(lengths: npt.NDArray[Any], batch_size: int, *, multiple: int 
     `lengths` int [N] are the lengths of the examples; their order does not matter. Among all choices of k lengths
     the one with the least padded area (each example padded to the next length) is found exactly, by a dynamic
     programme over the multiples that occur. More lengths are taken only where they pay for their compilation
-    (2 to 7 seconds each): with k > 1 lengths there are at least 8 k full batches, and every length beyond the
+    (2 to 7 seconds each): with k > 1 lengths there are at least 4 k full batches, and every length beyond the
     best smaller choice cuts the padded area by 5 %.
     """
     rounded = -(-np.asarray(lengths, np.int64) // multiple) * multiple
