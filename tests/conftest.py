@@ -21,6 +21,10 @@ from hypothesis import HealthCheck, settings
 
 from tests import tiny as tiny_files
 
+# Toy models spend their time in XLA's optimiser: without it a test takes half of the CPU. Set before jax is imported,
+# and inherited by the processes that tests start; give XLA_FLAGS to test what users compile.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
+
 ROOT = Path(__file__).resolve().parent.parent
 REAL = "tests/real/"
 

@@ -20,7 +20,8 @@ def relative(a: Any, b: Any, scale: float | None = None) -> float:
     """max|a - b| / max|b|, or / `scale`; shapes must be equal."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     assert a.shape == b.shape, f"{a.shape} and {b.shape}"
-    return float(np.abs(a - b).max() / (np.abs(b).max() if scale is None else scale))
+    error = float(np.abs(a - b).max())
+    return error and error / float(np.abs(b).max() if scale is None else scale)  # nothing differs from nothing by 0
 
 
 def assert_parity(ours: Any, reference: Any, exact: Any, what: str, scale: float | None = None) -> None:

@@ -52,14 +52,14 @@ def tree(folder: Path) -> dict[str, bytes | None]:
 def test_every_method_learns_and_is_the_same_when_opened_again(method: str, tuned: Callable[[str], Any]) -> None:
     run = tuned(method)
     assert run.summary["validation"]["loss"] < math.log(3) < 1.1  # better than the shares of the labels
-    assert run.metrics["accuracy"] > 0.4
+    assert run.metrics["accuracy"] > 0.6
     steps = lines(run, "step")
     if method == "probe":
         assert not steps and run.summary["steps"] == 0
     else:
         losses = [line["loss"] for line in steps]
-        assert len(losses) == run.summary["steps"] == 36  # every max(1, steps/50) steps
-        assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.05
+        assert len(losses) == run.summary["steps"] == 60  # every max(1, steps/50) steps
+        assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.3
 
     again = tl.open_run(run.folder)
     answers = run.predict(TEXTS)
@@ -83,11 +83,11 @@ def test_the_figures_are_those_of_scikit_learn(method: str, tuned: Callable[[str
     rows = files.messages(60, seed=1)
     answers = run.predict([text for text, _ in rows], batch_size=7)
     truth, found = [label for _, label in rows], [answer["label"] for answer in answers]
-    shares = [list(answer["probabilities"].values()) for answer in answers]
+    shares = np.array([list(answer["probabilities"].values()) for answer in answers])
     metrics = run.metrics
     assert metrics["accuracy"] == pytest.approx(accuracy_score(truth, found), abs=1e-9)
     assert metrics["macro_f1"] == pytest.approx(f1_score(truth, found, average="macro"), abs=1e-9)
-    assert metrics["loss"] == pytest.approx(log_loss(truth, shares), rel=1e-5)
+    assert metrics["loss"] == pytest.approx(log_loss(truth, shares / shares.sum(1, keepdims=True)), rel=1e-5)
     each = precision_recall_fscore_support(truth, found, labels=run.labels, zero_division=0)
     for name, column in zip(("precision", "recall", "f1", "support"), each, strict=True):
         assert [row[name] for row in metrics["per_class"].values()] == pytest.approx(list(column), abs=1e-9)
@@ -97,7 +97,7 @@ def test_the_figures_are_those_of_scikit_learn(method: str, tuned: Callable[[str
 def test_the_best_checkpoint_is_the_best(method: str, tuned: Callable[[str], Any]) -> None:
     run = tuned(method)
     evaluated = lines(run, "evaluated")
-    assert [line["step"] for line in evaluated] == [12, 24, 36]
+    assert [line["step"] for line in evaluated] == [12, 24, 36, 48, 60]
     best = max(evaluated, key=lambda line: (line["metrics"]["accuracy"], -line["metrics"]["loss"]))
     assert run.summary["best_step"] == best["step"]
     assert close(run.evaluate(split="validation"), best["metrics"])
@@ -122,8 +122,8 @@ def test_the_command_line_makes_the_same_run(
     assert said[0] == f"tl-jax: {tiny.mean} on {tiny.train}; loading JAX"
     assert said[1] == "text column 'text', label column 'label' (by name)"
     assert any(line.startswith(f"{run.experiment.method}: ") and "parameters train" in line for line in said)
-    known = ("tl-jax: ", "text column", "183 to train", "bert of", run.experiment.method, "group ", "head ", "full ")
-    known += ("frozen ", "top ", "embeddings ", "layers_", "lora ", "36 steps", "training ", "compiling ", "step ")
+    known = ("tl-jax: ", "text column", "181 to train", "bert of", run.experiment.method, "group ", "head ", "full ")
+    known += ("frozen ", "top ", "embeddings ", "layers_", "lora ", "60 steps", "training ", "compiling ", "step ")
     known += ("features of", "head solved")
     assert [line for line in said if not line.startswith(known)] == []  # and nothing that the platform says
 
@@ -211,7 +211,7 @@ def test_a_loss_and_metrics_of_the_users_own(tiny: Tiny, tmp_path: Path) -> None
     task = tl.tasks.TextClassification(loss=smoothed, metrics={"top_two": top_two})
     run = files.tune(tiny, tmp_path / "own", HEAD, lr=3e-2, task=task)
     plain = files.tune(tiny, tmp_path / "plain", HEAD, lr=3e-2)
-    assert 1 > run.metrics["top_two"] > run.metrics["accuracy"] > 0.4
+    assert 1 > run.metrics["top_two"] > run.metrics["accuracy"] > 0.5
     rows = files.messages(60, seed=1)
     answers = run.predict([text for text, _ in rows])
     shares = np.array([list(answer["probabilities"].values()) for answer in answers])
@@ -278,9 +278,7 @@ def test_a_dry_run_writes_nothing(tiny: Tiny, tmp_path: Path, capsys: Any, monke
 
 
 def test_the_plan_says_what_will_train(tiny: Tiny) -> None:
-    table = tl.finetune(
-        tiny.mean, tiny.train, dry_run=True, quiet=True, **files.settings("lora:rank=4", targets=None) | {}
-    )
+    table = tl.finetune(tiny.mean, tiny.train, dry_run=True, quiet=True, **files.settings("lora:rank=4"))
     head, header, *groups, cost = table.splitlines()
     sites = 2 * 2  # query and value of two layers
     trained = sites * 2 * 32 * 4 + 32 * 3 + 3
@@ -289,7 +287,7 @@ def test_the_plan_says_what_will_train(tiny: Tiny) -> None:
     rows = {row.split()[0]: row.split() for row in groups}
     assert rows["lora"][1:4] == ["8", "1,024", "0.01"] and rows["head"][1:3] == ["2", "99"]
     assert rows["lora"][-2:] == ["8.2", "kB"]  # two moments of float32
-    assert cost.startswith("36 steps (3 epochs of 183 examples) of 16 × 16 tokens, ")
+    assert cost.startswith("60 steps (5 epochs of 181 examples) of 16 × 16 tokens, ")
 
 
 # ------------------------------------------------------------------------------------------------------ what is trained
@@ -318,11 +316,11 @@ def test_named_splits_eval_data_and_held_out(tiny: Tiny, tmp_path: Path) -> None
     assert run.summary["scored_on"] == "validation" and close(run.metrics, run.evaluate(rows[90:120]))
 
     run = tl.finetune(tiny.mean, tiny.train, out=tmp_path / "held", **common)
-    assert run.manifest["data"]["examples"] == {"train": 183, "validation": 27}
+    assert run.manifest["data"]["examples"] == {"train": 181, "validation": 29}
     import hashlib
 
     held = [row for row in rows if int(hashlib.sha256(row[0].encode()).hexdigest(), 16) % 10 == 0]
-    assert len(held) == 27 and close(run.metrics, run.evaluate(held))
+    assert len(held) == 29 and close(run.metrics, run.evaluate(held))
 
 
 def test_shots_and_fraction(tiny: Tiny, tmp_path: Path) -> None:
@@ -332,9 +330,9 @@ def test_shots_and_fraction(tiny: Tiny, tmp_path: Path) -> None:
         counts[name] = run.manifest["data"]["examples"]
         assert close(run.evaluate(), run.metrics)
     assert counts == {
-        "shots": {"train": 12, "validation": 27},
-        "fraction": {"train": 18, "validation": 27},
-        "all": {"train": 183, "validation": 27},
+        "shots": {"train": 12, "validation": 29},
+        "fraction": {"train": 18, "validation": 29},
+        "all": {"train": 181, "validation": 29},
     }
 
 
@@ -378,8 +376,8 @@ def test_a_pooler_classifier_is_exported_to_transformers(tiny: Tiny, tmp_path: P
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    method = "lora:rank=4"
-    run = tl.finetune(tiny.pooler, tiny.train, out=tmp_path / "run", quiet=True, **files.settings(method))
+    settings = files.settings(HEAD, lr=1e-2, epochs=1)
+    run = tl.finetune(tiny.pooler, tiny.train, out=tmp_path / "run", quiet=True, **settings)
     folder = run.export(tmp_path / "exported")
     theirs = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     assert list(theirs.config.id2label.values()) == ["account", "billing", "delivery"]

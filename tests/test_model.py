@@ -640,7 +640,8 @@ def test_remat_changes_nothing(rng, seed):
     variables, inputs = chains.variables(model, rng), chains.text(rng)
     options = {"train_from": "embeddings", "key": jax.random.key(seed)}
     again = replace(model, remat=True)
-    assert_close(again.apply(variables, inputs, **options), model.apply(variables, inputs, **options), 1e-6)
+    logits, reference = (m.apply(variables, inputs, **options)["logits"] for m in (again, model))
+    assert relative(logits, reference) <= 1e-6
     assert_close(
         logits_grad(again, variables, inputs, **options), logits_grad(model, variables, inputs, **options), 1e-6
     )

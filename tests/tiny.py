@@ -59,7 +59,7 @@ Row = tuple[str, str]
 
 
 def write_bert(folder: Path, *, pooling: str = "mean", seed: int = 0, **config: Any) -> Path:
-    """A Hugging Face folder of random weights, for `pooler` as transformers writes it, else as sentence-transformers."""
+    """A Hugging Face folder of random weights, as transformers or (not `pooler`) sentence-transformers write it."""
     import jax
 
     from tl_jax.model import Model, ModelInfo
@@ -90,12 +90,15 @@ def write_bert(folder: Path, *, pooling: str = "mean", seed: int = 0, **config: 
 
 
 def messages(count: int, seed: int = 0, labels: Sequence[str] = tuple(TOPICS)) -> list[Row]:
-    """`count` different messages of 3 to 12 words with their labels, each label as often as the others."""
+    """`count` different messages with their labels, each label as often as the others.
+
+    They have 7 to 14 words, so that all are padded to 16 tokens.
+    """
     rng = np.random.default_rng([seed, count])
     found: dict[str, str] = {}
     while len(found) < count:
         label = labels[len(found) % len(labels)]
-        words = [*rng.choice(FILLERS, rng.integers(1, 10)), *rng.choice(TOPICS[label], 2, replace=False)]
+        words = [*rng.choice(FILLERS, rng.integers(4, 12)), *rng.choice(TOPICS[label], 3, replace=False)]
         rng.shuffle(words)
         found.setdefault(" ".join(words), label)
     return list(found.items())
@@ -208,7 +211,7 @@ def make(folder: Path) -> Tiny:
 
 def settings(method: str, **changes: Any) -> dict[str, Any]:
     """What `tl.finetune` takes beside model and data; one shape of batches, so one compilation a method."""
-    return {"method": method, "epochs": 3, "batch_size": 16, **METHODS.get(method, {}), **changes}
+    return {"method": method, "epochs": 5, "batch_size": 16, **METHODS.get(method, {}), **changes}
 
 
 def flags(method: str, **changes: Any) -> list[str]:
@@ -221,8 +224,8 @@ def tune(tiny: Tiny, out: Path, method: str, **changes: Any) -> Any:
     """The run of a method, in this process and in silence."""
     import tl_jax as tl
 
-    given = {"eval_data": tiny.test, **settings(method, **changes)}
-    return tl.finetune(tiny.mean, tiny.train, out=out, quiet=True, **given)
+    given = {"data": tiny.train, "eval_data": tiny.test, **settings(method, **changes)}
+    return tl.finetune(tiny.mean, out=out, quiet=True, **given)
 
 
 KILLED = -signal.SIGKILL

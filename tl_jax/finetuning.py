@@ -107,7 +107,6 @@ def _silent(text: str) -> None:
 def _summary(job: preparation.Job, run: Run, record: dict[str, Any]) -> dict[str, Any]:
     """The figures a run ends with, every example scored once: on the test data if there are any, else on validation."""
     parts = {"test": job.test, "validation": job.validation}
-    lengths = [shape[-1] for shape in job.train.shapes]  # compiled already
-    scored = {name: run.score(examples, lengths=lengths) for name, examples in parts.items() if examples is not None}
+    scored = {name: run.score(examples) for name, examples in parts.items() if examples is not None}
     on = next(iter(scored), None)
     return {"scored_on": on, "metrics": scored[on] if on else {}, **scored, **record}

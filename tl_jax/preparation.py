@@ -127,7 +127,7 @@ def prepare(asked: Request, task: Any, say: Say) -> Job:
         plan = make_plan(loaded, variables, task, asked.method or e.method, seed=e.seed)
         assembly = Assembly.of(plan, task, precision=e.precision, loaded=variables if asked.model is None else None)
     model = assembly.plan.model
-    processor = model.info.processor
+    processor = model.processor
     if processor is None:
         raise InputError(f"{e.model} has no tokenizer: texts cannot be encoded")
     max_length = e.max_length or processor.max_length
@@ -175,16 +175,16 @@ def prepare(asked: Request, task: Any, say: Say) -> Job:
         encoded(division.validation, "validation"),
         encoded(division.test, "evaluation"),
         division.train.where,
-        _manifest(asked, assembly, division, task, max_length),
+        _manifest(asked, assembly, division, batches, max_length),
     )
 
 
-def _manifest(asked: Request, assembly: Assembly, division: Any, task: Any, max_length: int) -> dict[str, Any]:
-    info = assembly.plan.model.info
-    source, given = (
-        info.source,
-        asked.model.variables if isinstance(asked.model, Plan) else (asked.model or (None,))[-1],
-    )
+def _manifest(
+    asked: Request, assembly: Assembly, division: data_room.Division, batches: data_room.TrainBatches, max_length: int
+) -> dict[str, Any]:
+    task, info = assembly.task, assembly.plan.model.info
+    source = info.source
+    given = asked.model.variables if isinstance(asked.model, Plan) else asked.model and asked.model[1]
     parts = {"train": division.train, "validation": division.validation, "test": division.test}
     return {
         "tl_jax": __version__,
@@ -193,6 +193,7 @@ def _manifest(asked: Request, assembly: Assembly, division: Any, task: Any, max_
         "labels": list(task.labels),
         "columns": {"text": division.columns.text, "label": division.columns.label},
         "max_length": max_length,
+        "batch": {"rows": batches.batch_size // batches.accumulate, "lengths": list(batches.lengths)},
         "pooling": info.pooling,
         "loss": None if task.loss is None else getattr(task.loss, "__qualname__", type(task.loss).__qualname__),
         "model": {

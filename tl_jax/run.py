@@ -18,7 +18,7 @@ from tl_jax.model import Model
 from tl_jax.run_folder import RunFolder, existing_run
 from tl_jax.tasks import task_class
 from tl_jax.training.checkpoint import Checkpoints
-from tl_jax.training.evaluation import evaluate, gather
+from tl_jax.training.evaluation import answer, batches_of, evaluate
 from tl_jax.training.examples import Prepared, prepare, prepare_texts
 
 Say = Callable[[str], object]
@@ -125,10 +125,10 @@ class Run:
             raise InputError("predict takes a list of texts, not one text")
         if not texts:
             return []
-        examples = self._told(prepare_texts(texts, self.model.info.processor, self.manifest["max_length"]))
+        examples = self._told(prepare_texts(texts, self.model.processor, self.manifest["max_length"]))
         batches = self._batches(examples, batch_size)
-        logits = gather(self.model, self.variables, batches, "logits", precision=self.experiment.precision)
-        return [{"text": text, **answer} for text, answer in zip(texts, self.task.decode(logits), strict=True)]
+        logits = answer(self.model, self.task, self.variables, batches, self.experiment.precision)
+        return [{"text": text, **found} for text, found in zip(texts, self.task.decode(logits), strict=True)]
 
     def evaluate(self, data: Any = None, *, split: str | None = None, batch_size: int | None = None) -> dict[str, Any]:
         """Loss and metrics on labelled data, every example once; without `data` on what the run ended with.
@@ -145,14 +145,12 @@ class Run:
         known = self.manifest["columns"]
         text, label = (known[role] if known[role] in dataset.columns else None for role in ("text", "label"))
         columns = data_room.infer_columns(dataset, text, label)
-        examples = prepare(dataset, columns, self.labels, self.model.info.processor, self.manifest["max_length"])
+        examples = prepare(dataset, columns, self.labels, self.model.processor, self.manifest["max_length"])
         return self.score(self._told(examples), batch_size)
 
-    def score(
-        self, examples: data_room.Encoded, batch_size: int | None = None, *, lengths: Sequence[int] | None = None
-    ) -> dict[str, Any]:
-        """Loss and metrics on examples that are encoded already; `lengths` are padded lengths to prefer."""
-        batches = self._batches(examples, batch_size, lengths)
+    def score(self, examples: data_room.Encoded, batch_size: int | None = None) -> dict[str, Any]:
+        """Loss and metrics on examples that are encoded already."""
+        batches = self._batches(examples, batch_size)
         return evaluate(self.model, self.task, self.variables, batches, self.experiment.precision)
 
     def export(self, folder: str | Path, *, overwrite: bool = False) -> Path:
@@ -166,11 +164,9 @@ class Run:
             self._say(note)
         return prepared.examples
 
-    def _batches(
-        self, examples: data_room.Encoded, batch_size: int | None, lengths: Sequence[int] | None = None
-    ) -> data_room.EvalBatches:
-        size = min(self.experiment.batch_size if batch_size is None else batch_size, len(examples))
-        return data_room.EvalBatches(examples, size, lengths=lengths, pad=self.model.info.processor.pad_id)
+    def _batches(self, examples: data_room.Encoded, batch_size: int | None) -> data_room.EvalBatches:
+        size = self.manifest["batch"]["rows"] if batch_size is None else batch_size
+        return batches_of(examples, size, self.manifest["batch"]["lengths"], self.model.processor.pad_id)
 
     def _held_out(self, split: str | None) -> data_room.Dataset:
         e = self.experiment

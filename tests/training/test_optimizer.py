@@ -109,7 +109,10 @@ def test_holes_and_full_tree_train_alike_and_frozen_leaves_get_nothing() -> None
 
 
 @given(
-    st.lists(st.booleans(), min_size=4, max_size=4).filter(any), st.floats(0.01, 10), st.floats(1e-3, 1e3), st.integers()
+    st.lists(st.booleans(), min_size=4, max_size=4).filter(any),
+    st.floats(0.01, 10),
+    st.floats(1e-3, 1e3),
+    st.integers(),
 )
 def test_the_clip_is_optax_global_clip_over_what_trains(trains: list, bound: float, scale: float, seed: int) -> None:
     paths = iter(trains)
@@ -145,7 +148,8 @@ def test_transforms_of_the_user_act_on_groups_by_name() -> None:
 
 def test_transforms_take_extra_arguments() -> None:
     double = optax.GradientTransformationExtraArgs(
-        optax.init_empty_state, lambda updates, state, params=None, *, by, **extra: (optax.tree.scale(by, updates), state)
+        optax.init_empty_state,
+        lambda updates, state, params=None, *, by, **extra: (optax.tree.scale(by, updates), state),
     )
     tx = optimizer(TOP, transforms={"head": double}, clip=None)
     got, _ = tx.update(draw(1), tx.init(draw(0)), draw(0), by=2.0)

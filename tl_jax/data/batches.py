@@ -65,6 +65,11 @@ class TrainBatches:
     padding: float
     """The share of all positions of an epoch that is padding, rows of pure padding included."""
 
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The padded lengths of `shapes`."""
+        return tuple(shape[-1] for shape in self.shapes)
+
     def batch(self, step: int) -> Batch:
         """The batch of global step `step` (0 is the first), as `Encoded.pad` gives it; see `accumulate`."""
         if step < 0:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 
+from tl_jax.data import Encoded, EvalBatches
 from tl_jax.model import STATE_KEYS, Model
 from tl_jax.training.step import compiled_eval_step
 
 Batch = Mapping[str, np.ndarray]
 
 
-@partial(jax.jit, static_argnames=("model", "stop", "key", "precision"))
-def _forward(model: Model, stop: str | None, key: str, precision: str, variables: Any, inputs: Any) -> Any:
-    with jax.default_matmul_precision("highest" if precision == "float32" else None):  # as the step has it
-        return model.apply(variables, inputs, stop=stop)[key]
+def batches_of(examples: Encoded, batch_size: int, lengths: Sequence[int], pad: int) -> EvalBatches:
+    """Batches in few shapes, for each is compiled: of `lengths` where they suffice, the rows a power of two or all."""
+    rows = min(batch_size, 1 << (len(examples) - 1).bit_length())
+    return EvalBatches(examples, rows, lengths=lengths, pad=pad)
 
 
 def inputs_of(batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,19 +38,30 @@ def evaluate(model: Model, task: Any, variables: Any, batches: Iterable[Batch], 
     return {"loss": loss / max(weight, 1.0), **totals.result()}
 
 
-def gather(
-    model: Model, variables: Any, batches: Any, key: str, *, stop: str | None = None, precision: str = "float32"
-) -> np.ndarray:
-    """The state's `key` before the stage `stop` (None: at the end), one row per example `[N, …]`.
+def answer(model: Model, task: Any, variables: Any, batches: EvalBatches, precision: str) -> np.ndarray:
+    """The logits `[N, labels]` in the order of `batches.examples`, from the same compiled step as `evaluate`."""
+    step = compiled_eval_step(model, task.total_loss, precision=precision)
+    return _in_order(batches, lambda batch: step(variables, batch)[0]["logits"])
 
-    The rows are in the order of `batches.examples`.
-    """
+
+def features(model: Model, variables: Any, batches: Any, stop: str, precision: str) -> np.ndarray:
+    """What is `pooled` `[N, D]` before the stage `stop`, in the order of `batches.examples`."""
+    return _in_order(batches, lambda batch: _pooled(model, stop, precision, variables, inputs_of(batch)))
+
+
+@partial(jax.jit, static_argnames=("model", "stop", "precision"))
+def _pooled(model: Model, stop: str, precision: str, variables: Any, inputs: Any) -> Any:
+    with jax.default_matmul_precision("highest" if precision == "float32" else None):  # as the step has it
+        return model.apply(variables, inputs, stop=stop)["pooled"]
+
+
+def _in_order(batches: Any, compute: Callable[[Batch], Any]) -> np.ndarray:
     wanted = batches.examples.index
     place = {int(index): row for row, index in enumerate(wanted)}
     rows: np.ndarray | None = None
     for batch in batches:
         real = batch["weights"] > 0
-        values = np.asarray(_forward(model, stop, key, precision, variables, inputs_of(batch)))[real]
+        values = np.asarray(compute(batch))[real]
         if rows is None:
             rows = np.zeros((len(wanted), *values.shape[1:]), values.dtype)
         rows[[place[int(i)] for i in batch["index"][real]]] = values

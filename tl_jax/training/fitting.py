@@ -14,7 +14,7 @@ from tl_jax.methods import Plan
 from tl_jax.model import Model
 from tl_jax.training.checkpoint import Checkpoints
 from tl_jax.training.convex import logistic_regression
-from tl_jax.training.evaluation import evaluate, gather
+from tl_jax.training.evaluation import batches_of, evaluate, features
 from tl_jax.training.events import Events
 from tl_jax.training.loop import Interrupted, Loop, Memory
 from tl_jax.training.optimizer import decay_labels
@@ -109,9 +109,7 @@ def _training_key(seed: int) -> jax.Array:
 def _validator(
     model: Model, task: Any, recipe: Recipe, train: TrainBatches, validation: Encoded
 ) -> Callable[[Any], dict[str, Any]]:
-    size = min(max(1, train.batch_size // train.accumulate), len(validation))
-    lengths = [shape[-1] for shape in train.shapes]
-    batches = EvalBatches(validation, size, lengths=lengths, pad=train.pad)
+    batches = batches_of(validation, train.batch_size // train.accumulate, train.lengths, train.pad)
     return lambda variables: evaluate(model, task, variables, batches, recipe.precision)
 
 
@@ -141,11 +139,11 @@ def _solved(
 ) -> dict[str, Any]:
     """The plan's variables with the head solved on the features of the training examples."""
     assert plan.solver is not None
-    batches = _Stoppable(EvalBatches(train.examples, train.batch_size, pad=train.pad), stop_asked)
+    batches = _Stoppable(batches_of(train.examples, train.batch_size, train.lengths, train.pad), stop_asked)
     events.message(f"features of {len(train.examples):,} examples")
-    features = gather(model, plan.variables, batches, "pooled", stop="head", precision=recipe.precision)
+    pooled = features(model, plan.variables, batches, "head", recipe.precision)
     kernel, bias, convergence = logistic_regression(
-        features, train.examples.targets, len(task.labels), strength=plan.solver.C
+        pooled, train.examples.targets, len(task.labels), strength=plan.solver.C
     )
     events.message(f"head solved in {convergence.iterations} iterations")
     head = {"kernel": kernel.astype(np.float32), "bias": bias.astype(np.float32)}

@@ -62,11 +62,10 @@ def _cost(plan: Plan, model: Model, task: Any, recipe: Recipe, batches: TrainBat
     )
     state = _abstract_state(plan, labels, recipe)
     hyper = dict.fromkeys(("learning_rate", "weight_decay"), np.float32(0))
-    lengths = [shape[-1] for shape in batches.shapes]
-    counts = [flops(step, state, _with_length(batches.batch(0), length), hyper) for length in lengths]
+    counts = [flops(step, state, _with_length(batches.batch(0), length), hyper) for length in batches.lengths]
     per_epoch = batches.steps_per_epoch
     total = recipe.total(per_epoch)
-    shapes = " or ".join(str(length) for length in lengths)
+    shapes = " or ".join(str(length) for length in batches.lengths)
     costs = f"{min(counts) / 1e9:,.3g} to {max(counts) / 1e9:,.3g}" if len(counts) > 1 else f"{counts[0] / 1e9:,.3g}"
     return (
         f"{total:,} steps ({total / per_epoch:.3g} epochs of {len(batches.examples):,} examples) of "

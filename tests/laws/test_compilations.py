@@ -1,0 +1,109 @@
+"""Law 11: one compilation a shape, at most four training shapes, and none for what is only a number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import tl_jax as tl
+from tests import tiny as files
+from tests.tiny import Tiny
+from tl_jax.training import step as steps
+
+HEAD = "last_layers:k=0"  # compiles in no time
+CHANGES: tuple[dict[str, Any], ...] = (
+    {"lr": 3e-3},
+    {"weight_decay": 0.1},
+    {"seed": 7},
+    {"steps": 17},
+    {"epochs": 3},
+    {"schedule": "cosine", "warmup": 3},
+    {"patience": 1},
+    {"data": files.messages(200, seed=5)},
+)
+
+
+@contextmanager
+def compilations() -> Iterator[list[str]]:
+    """The names of what XLA is asked to compile meanwhile, cached on disk or not."""
+    names: list[str] = []
+
+    def heard(event: str, seconds: float, **about: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            names.append(str(about.get("fun_name", "?")))
+
+    jax.monitoring.register_event_duration_secs_listener(heard)
+    try:
+        yield names
+    finally:
+        jax.monitoring.unregister_event_duration_listener(heard)
+
+
+def texts_of_all_lengths(count: int) -> list[tuple[str, str]]:
+    """Messages of 3 to 38 words, each length about as often as the others."""
+    rng = np.random.default_rng(0)
+    labels = list(files.TOPICS)
+    words = [[*rng.choice(files.FILLERS, 2 + i % 36), rng.choice(files.TOPICS[labels[i % 3]])] for i in range(count)]
+    return [(" ".join(some), labels[i % 3]) for i, some in enumerate(words)]
+
+
+def test_numbers_compile_nothing(tiny: Tiny, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"lr": 1e-2, "epochs": 1, "eval_data": tiny.test}
+    files.tune(tiny, tmp_path / "first", HEAD, **settings)
+    before = steps._compiled_train_step.cache_info()
+    with compilations() as names:
+        for i, change in enumerate(CHANGES):
+            run = files.tune(tiny, tmp_path / str(i), HEAD, **{**settings, **change})
+            assert run.summary["shapes_compiled"] == 1  # by this run's own count, whoever compiled it
+    assert names == []
+    after = steps._compiled_train_step.cache_info()
+    assert after.misses == before.misses and after.hits > before.hits
+
+
+def test_at_most_four_training_shapes_fixed_by_the_data(tmp_path: Path, capsys: Any) -> None:
+    model = files.write_bert(tmp_path / "model", num_hidden_layers=1)  # of its own, so that nothing is compiled yet
+    rows = texts_of_all_lengths(600)
+    with compilations() as names:
+        run = tl.finetune(model, rows, method=HEAD, lr=1e-2, epochs=2, batch_size=16, out=tmp_path / "run")
+    said = capsys.readouterr().err.splitlines()
+    compiling = [line.partition(" (") for line in said if line.startswith("compiling ")]
+    count = len(compiling)
+    assert 2 <= count <= 4
+    assert [line[0] for line in compiling] == [f"compiling {i + 1} of {count} shapes" for i in range(count)]
+    assert run.summary["shapes_compiled"] == count == len({line[2] for line in compiling})
+    assert run.summary["compile_seconds"] > 0
+    assert names.count("step") == 2 * count  # the steps of training, and those of evaluation in the same shapes
+
+    # Another seed, another order of the data: the same shapes.
+    for seed, order in ((0, 1), (1, 1), (2, -1)):
+        table = tl.finetune(model, rows[::order], method=HEAD, batch_size=16, seed=seed, dry_run=True, quiet=True)
+        lengths = sorted(int(line[2].split(" × ")[1].rstrip(")")) for line in compiling)
+        assert f" of 16 × {' or '.join(map(str, lengths))} tokens" in table
+
+
+@pytest.mark.parametrize("method", ["full"])
+def test_a_resumed_run_compiles_each_shape_once(method: str, tiny: Tiny, tmp_path: Path) -> None:
+    """An array that came from a checkpoint must not look other to the compiler than one that came from a step."""
+    from tl_jax.training import loop
+
+    out = tmp_path / "run"
+    asked = iter([False] * 3 + [True])
+    original = loop.Loop.__init__
+
+    def stopping(self: Any, **given: Any) -> None:
+        original(self, **{**given, "stop_asked": lambda: next(asked)})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.Loop, "__init__", stopping)
+        with pytest.raises(tl.Interrupted, match="stopped after step 4 of 60, saved"):
+            files.tune(tiny, out, method)
+    with compilations() as names:
+        run = files.tune(tiny, out, method, resume=True)
+    assert run.summary["steps"] == 60
+    assert "step" not in names

@@ -1,0 +1,135 @@
+"""Law 8: killed at any moment and resumed, a run ends in the same bits as one never killed."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests import tiny as files
+from tests.tiny import KILLED, METHODS, Tiny
+
+METHOD = "full"  # all leaves, all moments, dropout: the most there is to lose
+PATIENCE = 240  # seconds for a process to reach a step, on a busy machine
+
+
+def steps_logged(run: Path) -> int:
+    """The last step in metrics.jsonl."""
+    with contextlib.suppress(OSError):
+        for line in reversed((run / "metrics.jsonl").read_bytes().splitlines(keepends=True)):
+            if line.endswith(b"\n"):
+                return int(json.loads(line)["step"])
+    return 0
+
+
+def wait(process: subprocess.Popen[str], reached: Callable[[], bool]) -> None:
+    """Until something is so, or the process has ended."""
+    end = time.monotonic() + PATIENCE
+    while not reached() and process.poll() is None:
+        assert time.monotonic() < end, "the run does not get on"
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("method", [METHOD, *(pytest.param(m, marks=pytest.mark.full) for m in METHODS if m != METHOD)])
+def test_killed_at_drawn_moments_and_resumed_to_the_same_bits(
+    method: str, tiny: Tiny, tuned: Callable[[str], Any], tmp_path: Path, rng: np.random.Generator
+) -> None:
+    out = tmp_path / "run"
+    command = ["finetune", "--model", tiny.mean, "--data", tiny.train, "--eval-data", tiny.test]
+    command += [*files.flags(method), "--out", out]
+    # Three kills while steps are made, one while the run begins to exist, one wherever the clock says.
+    steps = iter(sorted(map(int, rng.integers(1, 58, 3))))
+    moments = ["step", "step", "step", "begin", "clock"]
+    rng.shuffle(moments)
+    kills = 0
+    for moment in moments:
+        process = files.eager(*command, "--resume")
+        if moment == "clock":
+            time.sleep(float(rng.uniform(0, 3)))
+        elif moment == "begin":
+            known = len(list(out.rglob("*")))
+            wait(process, lambda known=known: len(list(out.rglob("*"))) != known)
+        else:
+            wanted = next(steps)
+            wait(process, lambda wanted=wanted: steps_logged(out) >= wanted)
+        time.sleep(float(rng.uniform(0, 0.1)))
+        process.kill()
+        said = process.communicate()[1]
+        assert process.returncode in (KILLED, 0), said
+        print(f"killed by {moment}: {process.returncode}, {steps_logged(out)} steps")
+        kills += process.returncode == KILLED
+    assert kills == 5 or method == "probe"
+    done = files.cli(*command, "--resume")
+    assert done.returncode == 0, done.stderr
+    print(done.stderr)
+    assert files.result(out) == files.result(tuned(method).folder)
+    assert not list(out.rglob("*.partial*")) and not list(out.rglob(".tl_jax*"))
+    assert sorted(p.name for p in out.iterdir()) == sorted(p.name for p in Path(tuned(method).folder).iterdir())
+
+
+def test_sigterm_and_ctrl_c_save_and_exit_with_130(
+    tiny: Tiny, tuned: Callable[[str], Any], tmp_path: Path, rng: np.random.Generator
+) -> None:
+    out = tmp_path / "run"
+    command = ["finetune", "--model", tiny.mean, "--data", tiny.train, "--eval-data", tiny.test]
+    command += [*files.flags(METHOD), "--out", out]
+    first, second = sorted(map(int, rng.choice(range(1, 50), 2, replace=False)))
+    for number, wanted in ((signal.SIGTERM, first), (signal.SIGINT, second)):
+        process = files.eager(*command, "--resume")
+        wait(process, lambda wanted=wanted: steps_logged(out) >= wanted)
+        process.send_signal(number)
+        out_text, said = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 130, said
+        assert out_text == "" and "Traceback" not in said
+        assert "stopping after this step, saving first" in said
+        last = said.splitlines()[-1]
+        assert last.endswith("the same command with --resume goes on")
+        step = int(last.split("stopped after step ")[1].split(" of 60, saved")[0])
+        assert step >= wanted and (out / "checkpoints" / str(step)).is_dir()
+        assert not (out / "summary.json").exists()
+        refused = files.cli("predict", out, "where is it")
+        assert refused.returncode == 2
+        assert f"the run {out} has not finished: tl-jax finetune --resume --out {out}" in refused.stderr
+    done = files.cli("finetune", "--resume", "--out", out)  # which is all it needs
+    assert done.returncode == 0, done.stderr
+    assert f"resuming after step {step}" in done.stderr
+    assert files.result(out) == files.result(tuned(METHOD).folder)
+
+
+def test_ctrl_c_before_training_writes_nothing(tiny: Tiny, tmp_path: Path) -> None:
+    """Whatever it was doing, the first Ctrl-C ends it: there is nothing yet to save."""
+    process = files.eager("finetune", "--model", tiny.mean, "--data", tiny.train, "--out", tmp_path / "run")
+    assert process.stderr is not None
+    said = list(itertools.takewhile(lambda line: "loading JAX" not in line, process.stderr))
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130, [*said, rest]
+    assert "Traceback" not in rest and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("torn", ["begin", "overwrite"])
+def test_what_a_kill_leaves_of_a_run_that_begins_is_no_obstacle(torn: str, tiny: Tiny, tmp_path: Path) -> None:
+    """The folder as it is between two writes of `RunFolder.begin`."""
+    out = tmp_path / "run"
+    settings = {"lr": 1e-2, "epochs": 1}
+    before = files.tune(tiny, out, "last_layers:k=0", **settings)
+    expected = files.result(out)
+    (out / "manifest.json").unlink()
+    if torn == "begin":
+        for path in (out / "summary.json", out / "metrics.jsonl", out / "experiment.json"):
+            path.unlink()
+        (out / ".experiment.json.partial").write_text("{", encoding="utf-8")
+        for path in sorted((out / "checkpoints").rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        (out / "checkpoints").rmdir()
+    again = files.tune(tiny, out, "last_layers:k=0", resume=True, **settings)
+    assert files.result(out) == expected and again.metrics == before.metrics
