@@ -20,11 +20,11 @@ help:
 
 # ------------------------------------------------------------------------------------------------------ what is done
 
-METHOD := lora:rank=8
+METHOD := full
 demo: .venv/filled
 	@set -e; model=$$(.venv/bin/python demo/model.py); set -x; \
 	.venv/bin/tl-jax finetune --model "$$model" --data demo/messages/train.csv --eval-data demo/messages/test.csv \
-	    --method $(METHOD) --epochs 5 --out runs/demo --overwrite; \
+	    --method $(METHOD) --epochs 10 --out runs/demo --overwrite; \
 	.venv/bin/tl-jax predict runs/demo "where is my parcel?" "I was charged twice this month" "the app closes by itself"
 
 # What XLA compiled in one test serves the next; tests that count or compare compilations switch it off.

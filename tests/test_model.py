@@ -18,7 +18,7 @@ from tests.parity import assert_close, assert_same_bits, relative
 from tl_jax.errors import InputError
 from tl_jax.model import STATE_KEYS, Model, ModelInfo, Site, Stage
 from tl_jax.models.bert import NAMES
-from tl_jax.models.layers import head_stage, pooler_stage
+from tl_jax.models.layers import Mlp, head_stage, pooler_stage
 from tl_jax.rules import paths
 
 CHAINS = (chains.plain, chains.tied, chains.shared, chains.normed, chains.bert)
@@ -547,6 +547,18 @@ def test_shapes_of_bert():
     }
 
 
+def test_shapes_of_stages_that_are_nearly_alike():
+    """The same kind of module with another setting, or on another shape, has shapes of its own."""
+    reads, writes = ("hidden", "noise"), ("hidden",)
+    widths = {"layers_0": 3, "layers_1": 4, "layers_2": 3}
+    model = Model(tuple(Stage(name, Mlp(width, "relu"), reads, writes) for name, width in widths.items()))
+    for features in (5, 6):
+        params = model.shapes({"hidden": jnp.zeros((1, 2, features))})["params"]
+        assert {name: params[name]["up"]["kernel"].shape for name in params} == {
+            name: (features, width) for name, width in widths.items()
+        }
+
+
 def test_first_values_depend_on_the_seed_alone(rng):
     model = chains.plain()
     first = model.init(jax.random.key(0))
@@ -862,6 +874,25 @@ def test_leaves_of_stages_that_did_not_run_need_not_be_read(rng):
     assert "was not read" in fault(model.apply, adapted, state, start="layers_1", stop="layers_2")
     state = model.apply(variables, inputs, stop="layers_2")
     assert "logits" in model.apply(adapted, state, start="layers_2")
+
+
+class LookupAndAttend(nn.Module):
+    """An embedding used by two of its methods."""
+
+    @nn.compact
+    def __call__(self, tokens, train):
+        embed = nn.Embed(chains.VOCABULARY, chains.WIDTH, name="token")
+        hidden = embed(tokens)
+        return hidden, embed.attend(jnp.ones(chains.WIDTH))
+
+
+def test_an_interceptor_acts_on_calls_not_on_other_methods(rng):
+    stage = Stage("embeddings", LookupAndAttend(), ("tokens",), ("hidden", "logits"))
+    model = Model((stage,), hooks=(Shift(),))
+    variables, inputs = chains.variables(model, rng), chains.text(rng)
+    before, after = (model.apply(v, inputs) for v in (variables, with_shift(variables, "embeddings/token")))
+    assert_close({"": after["hidden"]}, {"": before["hidden"] + jnp.float32(0.1)}, 1e-6)
+    assert_same_bits({"": after["logits"]}, {"": before["logits"]})
 
 
 def test_holes_among_the_leaves_need_not_be_read(rng):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -58,14 +59,16 @@ def fit(
     labels = decay_labels(plan.labels)
     state = create(plan.variables, labels, recipe.spec.build(labels), _training_key(recipe.seed))
     memory = Memory()
-    found = checkpoints.restore()
-    if found is not None and Memory(**found.meta).best_step >= 0 and checkpoints.restore_best() is None:
-        events.message("without the best checkpoint training starts from the beginning; it ends the same")
-        found = None
-    if found is not None:
-        arrays, meta, step = found
-        state, memory = from_flat(state, arrays), Memory(**meta)
-        events.message(f"resuming after step {step}")
+    if (found := checkpoints.restore()) is not None:
+        memory = Memory(**found.meta)
+        best = checkpoints.restore_best() if memory.best_step >= 0 else found
+        if best is None or best.step < memory.best_step:
+            events.message("without the best checkpoint training starts from the beginning; it ends the same")
+            shutil.rmtree(checkpoints.folder)
+            memory = Memory()
+        else:
+            state = from_flat(state, found.arrays)
+            events.message(f"resuming after step {found.step}")
     total = recipe.total(train.steps_per_epoch)
     events.started(total=total, resumed=int(state.step))
     loop = Loop(

@@ -82,8 +82,8 @@ class Loop:
         log_every = max(1, self.total // 50)
         pending: deque[tuple[int, Mapping[str, Any], Mapping[str, Any]]] = deque()
         compiled: dict[Any, float] = {}  # seconds, by shape
-        saved, save_took = time.monotonic(), 0.0
-        waited, mark = 0.0, time.monotonic()
+        saved = mark = time.monotonic()
+        save_took = waited = 0.0
 
         def settle(lag: int) -> None:
             while len(pending) > lag:
@@ -94,11 +94,12 @@ class Loop:
                 memory.loss_sum, memory.weight = memory.loss_sum + loss, memory.weight + weight
 
         def save() -> None:
-            nonlocal saved, save_took
+            nonlocal saved, save_took, mark
             settle(0)  # a state after a bad step must not become the last good one
             began = time.monotonic()
             self.checkpoints.save(i, self.snapshot(state), asdict(memory))
             saved, save_took = time.monotonic(), time.monotonic() - began
+            mark += save_took  # the pace is that of the steps
 
         while i < self.total and not memory.done:
             began = time.monotonic()
@@ -112,6 +113,7 @@ class Loop:
             state, metrics = self.step(state, batch, hyper)  # returns when compiled, not when computed
             if new:
                 compiled[shape] = time.monotonic() - began
+                saved += compiled[shape]  # no work that a save could keep
             pending.append((i, batch, metrics))
             settle(_LAG)
             memory.real, memory.padded = memory.real + int(batch["mask"].sum()), memory.padded + batch["mask"].size
@@ -137,8 +139,9 @@ class Loop:
             # Evaluate the new state, remember, then save: a snapshot and the position in the data agree.
             if self.validate and (i % self.per_epoch == 0 or i == self.total):
                 settle(0)
+                began = time.monotonic()
                 self._evaluate(i, state, memory)
-                mark = time.monotonic()
+                mark += time.monotonic() - began
             if self.stop_asked():
                 save()
                 raise Interrupted(f"stopped after step {i} of {self.total}, saved")
@@ -168,10 +171,11 @@ class Loop:
 
     def _diverged(self, at: int, batch: Mapping[str, Any], loss: float, norm: float) -> Diverged:
         index = np.asarray(batch["index"]).ravel()
-        shown = "; ".join(self.where(int(n)) for n in index[index >= 0][:4])
+        first, *others = index[index >= 0]
         good = self.checkpoints.steps()
         last = f"the last good checkpoint is step {max(good)}" if good else "no checkpoint had been written yet"
         return Diverged(
-            f"training diverged at step {at + 1}: loss {loss:g}, gradient norm {norm:g} (the batch of {shown}; …; "
-            f"--lr was {self.rate(at):g} there); {last}. Try a lower --lr, or --clip 1"
+            f"training diverged at step {at + 1}: loss {loss:g}, gradient norm {norm:g} (in the batch of "
+            f"{self.where(int(first))} and {len(others)} more; --lr was {self.rate(at):g}); {last}. "
+            "Try a lower --lr, with --overwrite"
         )

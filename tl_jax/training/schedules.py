@@ -19,7 +19,7 @@ SCHEDULES = tuple(_SHAPES)
 def schedule(name: str, *, peak: float, total: int, warmup: float = 0) -> Callable[[int], float]:
     """The learning rate of step 0, 1, …, `total` - 1: a linear rise from 0 to `peak`, then `name`'s way back.
 
-    `name` is `linear` or `cosine` (Loshchilov & Hutter 2017, without restarts), which reach 0 at `total`, or `constant`.
+    `name` is `linear` or `cosine` (Loshchilov & Hutter 2017, one cycle), which reach 0 at `total`, or `constant`.
     `warmup` is a number of steps, or a fraction of `total` below 1 (rounded up). As transformers' `get_…_with_warmup`
     and optax's `warmup_cosine_decay_schedule` define them. Raises `InputError`.
     """
