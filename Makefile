@@ -30,11 +30,15 @@ demo: .venv/filled
 # What XLA compiled in one test serves the next; tests that count or compare compilations switch it off.
 CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.2
 
+# Most of a test is one thread that compiles: a worker for each core.
+WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
+PYTEST := $(CACHE) .venv-test/bin/python -m pytest -n $(WORKERS)
+
 test: .venv-test/filled
-	@$(CACHE) .venv-test/bin/python -m pytest -m "not full"
+	@$(PYTEST) -m "not full"
 
 test-all: .venv-test/filled
-	@$(CACHE) .venv-test/bin/python -m pytest
+	@$(PYTEST)
 
 lint: .venv-test/filled
 	@.venv-test/bin/ruff check .
