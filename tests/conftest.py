@@ -98,7 +98,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tiny_files.Tiny:
 @pytest.fixture(scope="session")
 def tuned(tiny: tiny_files.Tiny) -> Callable[[str], Any]:
     """`tuned("lora:rank=4")` is the finished run of that method on the tiny files, made once; nobody changes it."""
-    return cache(lambda method: tiny_files.tune(tiny, tiny.folder / "runs" / method.partition(":")[0], method))
+    return cache(lambda method: tiny_files.tune(tiny, tiny.folder / "runs" / method.replace(":", "-"), method))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import runpy
 import types
 from collections.abc import Collection
@@ -84,11 +85,21 @@ class Experiment:
             if not fits:
                 words = " or ".join(_WORDS[kind] for kind in kinds)
                 raise InputError(f"{_flag(name)} must be {words}, not {value!r}")
+        for f in fields(self):
+            if isinstance(value := getattr(self, f.name), float) and not math.isfinite(value):
+                raise InputError(f"{_flag(f.name)} must be a finite number, not {value}")
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
             if value not in choices:
                 raise InputError(f"{_flag(name)} {value!r} is not known{did_you_mean(str(value), choices)}")
-        for name, least in (("batch_size", 1), ("accumulate", 1), ("patience", 0), ("seed", 0), ("clip", 0)):
+        for name, least in (
+            ("batch_size", 1),
+            ("accumulate", 1),
+            ("patience", 0),
+            ("seed", 0),
+            ("clip", 0),
+            ("weight_decay", 0),
+        ):
             if getattr(self, name) < least:
                 raise InputError(f"{_flag(name)} must be at least {least}, not {getattr(self, name)}")
         for name in ("steps", "max_length", "shots"):

@@ -53,7 +53,7 @@ def finetune(
     going_on = resume and place.begun
     with Events(quiet=quiet) as events:
         if going_on and request.model is None:
-            request = replace(request, source=place.source(experiment.model))
+            request = replace(request, source=place.source_for(experiment.model))
         job = preparation.prepare(request, task, events.message)
         if going_on:
             place.check_same(experiment, job.manifest)
@@ -68,6 +68,8 @@ def finetune(
         with Interrupt() as interrupt:
             if not going_on:
                 place.begin(experiment, job.manifest)
+            elif place.finished:  # its best checkpoint was damaged: until that is made anew, the run is not finished
+                place.summary_file.unlink()
             events.log_to(place.metrics_file)
             record = fit(
                 job.assembly.plan,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -175,12 +175,17 @@ def prepare(asked: Request, task: Any, say: Say) -> Job:
         encoded(division.validation, "validation"),
         encoded(division.test, "evaluation"),
         division.train.where,
-        _manifest(asked, assembly, division, batches, max_length),
+        _manifest(asked, assembly, division, recipe, batches, max_length),
     )
 
 
 def _manifest(
-    asked: Request, assembly: Assembly, division: data_room.Division, batches: data_room.TrainBatches, max_length: int
+    asked: Request,
+    assembly: Assembly,
+    division: data_room.Division,
+    recipe: Recipe,
+    batches: data_room.TrainBatches,
+    max_length: int,
 ) -> dict[str, Any]:
     task, info = assembly.task, assembly.plan.model.info
     source = info.source
@@ -189,6 +194,7 @@ def _manifest(
     return {
         "tl_jax": __version__,
         "machine": machine_kind(),
+        "recipe": {**asdict(recipe), "steps": recipe.total(batches.steps_per_epoch)},
         "task": task.name,
         "labels": list(task.labels),
         "columns": {"text": division.columns.text, "label": division.columns.label},

@@ -59,7 +59,7 @@ class RunFolder:
         """Raise `InputError` if the run here is of another experiment or other data, saying which parts differ."""
         before = read_json(self.manifest_file)
         saved = Experiment.load(self.path)
-        same = {key: before.get(key) == manifest[key] for key in ("data", "labels", "max_length", "loss")}
+        same = {key: before.get(key) == manifest[key] for key in ("data", "labels", "max_length", "loss", "recipe")}
         same["model"] = all(before["model"].get(key) == manifest["model"][key] for key in ("files", "variables"))
         # A path is only a name: what lies there counts.
         names = {"model": ("model",), "data": ("data", "eval_data")}
@@ -92,6 +92,10 @@ class RunFolder:
         if recorded["files"]:
             pretrained.verify(source, recorded["files"])
         return source
+
+    def source_for(self, model: str | None) -> pretrained.Source:
+        """`source()` for a resumed run: the name it was begun with is looked up as recorded, another is a new place."""
+        return self.source(None if model == Experiment.load(self.path).model else model)
 
     def begin(self, experiment: Experiment, manifest: dict[str, Any]) -> None:
         """Write what defines the run, after clearing what an earlier one left.

@@ -16,12 +16,12 @@ from tests.conftest import SEED
 from tests.parity import assert_close
 from tests.tiny import METHODS
 from tl_jax import data
-from tl_jax.training.evaluation import evaluate, inputs_of
+from tl_jax.training.evaluation import evaluate
 from tl_jax.training.examples import prepare
 from tl_jax.training.optimizer import OptimizerSpec, decay_labels
 from tl_jax.training.partition import by_path
 from tl_jax.training.state import create
-from tl_jax.training.step import compiled_train_step
+from tl_jax.training.step import compiled_train_step, inputs_of
 
 DRAWN = sorted(METHODS)[SEED % len(METHODS)]
 STEPPED = sorted(set(METHODS) - {"probe"})

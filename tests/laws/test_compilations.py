@@ -13,10 +13,9 @@ import pytest
 
 import tl_jax as tl
 from tests import tiny as files
-from tests.tiny import Tiny
+from tests.tiny import HEAD, Tiny
 from tl_jax.training import step as steps
 
-HEAD = "last_layers:k=0"  # compiles in no time
 CHANGES: tuple[dict[str, Any], ...] = (
     {"lr": 3e-3},
     {"weight_decay": 0.1},

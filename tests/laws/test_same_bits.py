@@ -8,7 +8,7 @@ import pytest
 
 from tests import tiny as files
 from tests.conftest import SEED
-from tests.tiny import METHODS
+from tests.tiny import HEAD, METHODS
 
 STEPPED = sorted(set(METHODS) - {"probe"})
 DRAWN = STEPPED[SEED // 7 % len(STEPPED)]
@@ -26,7 +26,7 @@ def test_two_processes_two_folders_empty_caches(method: str, tmp_path: Path) -> 
             "mean",
             "--data",
             "messages.csv",
-            *files.flags(method, epochs=2),
+            *files.flags(method, epochs=1),
             "--out",
             "run",
         ]
@@ -43,7 +43,7 @@ def test_another_seed_gives_other_bits(tmp_path: Path) -> None:
     tiny = files.make(tmp_path)
     results = []
     for seed in (0, 1):
-        files.tune(tiny, tmp_path / str(seed), "last_layers:k=0", seed=seed, lr=1e-2, epochs=1)
+        files.tune(tiny, tmp_path / str(seed), HEAD, seed=seed, epochs=1)
         results.append(files.result(tmp_path / str(seed)))
     assert results[0]["best"].keys() == results[1]["best"].keys()
     assert not set(results[0]["best"].values()) & set(results[1]["best"].values())

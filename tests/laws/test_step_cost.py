@@ -20,12 +20,11 @@ from tests.tiny import METHODS, Tiny
 from tl_jax import data
 from tl_jax.groups import FROZEN
 from tl_jax.rules import map_paths, paths
-from tl_jax.training.evaluation import inputs_of
 from tl_jax.training.examples import prepare
 from tl_jax.training.flops import flops
 from tl_jax.training.optimizer import OptimizerSpec, decay_labels
 from tl_jax.training.state import create
-from tl_jax.training.step import compiled_train_step
+from tl_jax.training.step import compiled_train_step, inputs_of
 
 SPEC = OptimizerSpec()
 HYPER = {"learning_rate": np.float32(1e-3), "weight_decay": np.float32(0.01)}

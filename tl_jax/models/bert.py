@@ -106,9 +106,6 @@ class Layer(Module):
         return ResidualNorm(c.layer_norm_eps, self.dtype, name="mlp_norm")(update, hidden)
 
 
-INPUTS = ("tokens", "mask", "token_type", "positions", "segments")
-
-
 def stages(config: BertConfig, pooling: str) -> tuple[Stage, ...]:
     """The chain: `embeddings`, `layers_i`, `pooler`. `pooling` is one of `layers.POOLINGS`."""
     embeddings = Stage("embeddings", Embeddings(config), ("tokens", "positions", "token_type", "noise"), ("hidden",))

@@ -42,7 +42,6 @@ class TextClassification:
     metrics: tuple[tuple[str, Metric], ...] = ()
 
     name = "text_classification"
-    inputs = ("tokens",)
     monitor = "accuracy"  # what the best checkpoint is best at; ties go to the lower loss
 
     def __post_init__(self) -> None:

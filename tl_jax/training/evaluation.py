@@ -10,8 +10,8 @@ import jax
 import numpy as np
 
 from tl_jax.data import Encoded, EvalBatches
-from tl_jax.model import STATE_KEYS, Model
-from tl_jax.training.step import compiled_eval_step
+from tl_jax.model import Model
+from tl_jax.training.step import compiled_eval_step, inputs_of
 
 Batch = Mapping[str, np.ndarray]
 
@@ -20,11 +20,6 @@ def batches_of(examples: Encoded, batch_size: int, lengths: Sequence[int], pad: 
     """Batches in few shapes, for each is compiled: of `lengths` where they suffice, the rows a power of two or all."""
     rows = min(batch_size, 1 << (len(examples) - 1).bit_length())
     return EvalBatches(examples, rows, lengths=lengths, pad=pad)
-
-
-def inputs_of(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a batch the model reads; the rest (targets, weights, index) is the task's."""
-    return {key: value for key, value in batch.items() if key in STATE_KEYS}
 
 
 def evaluate(model: Model, task: Any, variables: Any, batches: Iterable[Batch], precision: str) -> dict[str, Any]:

@@ -176,6 +176,6 @@ class Loop:
         last = f"the last good checkpoint is step {max(good)}" if good else "no checkpoint had been written yet"
         return Diverged(
             f"training diverged at step {at + 1}: loss {loss:g}, gradient norm {norm:g} (in the batch of "
-            f"{self.where(int(first))} and {len(others)} more; --lr was {self.rate(at):g}); {last}. "
+            f"{self.where(int(first))} and {len(others)} more; at learning rate {self.rate(at):g}); {last}. "
             "Try a lower --lr, with --overwrite"
         )

@@ -41,8 +41,8 @@ def schedule(name: str, *, peak: float, total: int, warmup: float = 0) -> Callab
 
 
 def warmup_steps(warmup: float, total: int) -> int:
-    """`warmup` in steps: itself when it is a whole number ≥ 1, else that fraction of `total`, rounded up."""
-    steps = math.ceil(warmup * total) if 0 <= warmup < 1 else warmup
+    """`warmup` in steps: itself when a whole number ≥ 1, else that fraction of `total`, rounded up but short of all."""
+    steps = min(math.ceil(warmup * total), total - 1) if 0 <= warmup < 1 else warmup
     if not (0 <= steps <= total and steps == int(steps)):
         raise InputError(f"warm-up must be a whole number of the {total} steps or a fraction below 1, not {warmup}")
     return int(steps)

@@ -66,7 +66,7 @@ def train_step(
             if statistics:
                 variables = {**variables, STATISTICS: statistics}
             mutable = (STATISTICS,) if statistics else ()
-            outputs = model.apply(variables, _inputs(micro), key=key, mutable=mutable, **mode)
+            outputs = model.apply(variables, inputs_of(micro), key=key, mutable=mutable, **mode)
             if statistics:
                 outputs, changed = outputs
                 statistics = changed[STATISTICS]
@@ -112,7 +112,7 @@ def eval_step(model: Model, loss: Loss, *, precision: str = "float32") -> Evalua
 
     def step(variables: Mapping[str, Any], batch: Batch) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         with policy():
-            outputs = model.apply(variables, _inputs(batch))
+            outputs = model.apply(variables, inputs_of(batch))
             total, weight = loss(outputs, batch)
         return {name: outputs[name] for name in model.stages[-1].writes}, {"loss_sum": total, "weight": weight}
 
@@ -158,7 +158,8 @@ def _mode(model: Model, state: State) -> dict[str, Any]:
     return {"train_from": model.stages[first].name, "evaluate": still}
 
 
-def _inputs(batch: Batch) -> dict[str, Any]:
+def inputs_of(batch: Batch) -> dict[str, Any]:
+    """What of a batch the model reads; the rest (targets, weights, index) is the task's."""
     return {name: batch[name] for name in STATE_KEYS if name in batch}
 
 
