@@ -2,9 +2,8 @@
 
     python experiments/sentiment.py MODEL      MODEL: a folder of all-MiniLM-L6-v2, or its name on the hub
 
-prints this table (accuracy on the 872 dev sentences, mean and range over seeds 0, 1, 2):
-
-TABLE
+prints a table: accuracy on the 872 dev sentences by method, mean and range over seeds 0, 1, 2 (or the seeds given after
+MODEL). A finished run is not run again, and a stopped one goes on, so it can be printed in parts.
 
 The data are a folder t_sst2 of train, dev and test .jsonl under TL_JAX_DATA (default ../shared/data). One of the runs
 alone: `tl-jax finetune experiments/sentiment.py --method lora:rank=8`.

@@ -464,6 +464,19 @@ def test_weights_that_changed(shell: Shell, copied: Path) -> None:
         assert "model.safetensors has changed" in said
 
 
+def test_weights_in_memory_that_changed(tiny: Tiny, tmp_path: Path) -> None:
+    model, variables = tl.load(tiny.mean)
+    settings = {**files.settings(HEAD, epochs=1), "out": tmp_path / "run", "quiet": True}
+    tl.finetune((model, variables), tiny.train, **settings)
+    tl.finetune((model, variables), tiny.train, resume=True, **settings)
+    table = variables["params"]["embeddings"]["token"]["embedding"]
+    table[3, 5] += 1
+    with pytest.raises(tl.InputError, match="the model changed since the run began"):
+        tl.finetune((model, variables), tiny.train, resume=True, **settings)
+    with pytest.raises(tl.InputError, match="the model must be a folder, a name on the hub, .*, not Model"):
+        tl.finetune(model, tiny.train, **settings)
+
+
 # ---------------------------------------------------------------------------------------------------------- the machine
 
 LIMITED = (

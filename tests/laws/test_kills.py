@@ -15,10 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+import tl_jax as tl
 from tests import tiny as files
-from tests.tiny import KILLED, METHODS, Tiny
+from tests.tiny import HEAD, METHODS, Tiny
 from tl_jax.cli.main import main
+from tl_jax.training import interrupt
 
+STEPPED = sorted(set(METHODS) - {"probe"})
 METHOD = "full"  # all leaves, all moments, dropout: the most there is to lose
 PATIENCE = 240  # seconds for a process to reach a step, on a busy machine
 
@@ -40,24 +43,25 @@ def wait(process: subprocess.Popen[str], reached: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("method", [METHOD, *(pytest.param(m, marks=pytest.mark.full) for m in METHODS if m != METHOD)])
+@pytest.mark.parametrize("method", [METHOD, *(pytest.param(m, marks=pytest.mark.full) for m in STEPPED if m != METHOD)])
 def test_killed_at_drawn_moments_and_resumed_to_the_same_bits(
-    method: str, tiny: Tiny, tmp_path: Path, rng: np.random.Generator
+    method: str, tiny: Tiny, tmp_path: Path, rng: np.random.Generator, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = {} if method == "probe" else {"epochs": 9}  # 108 steps, a line in metrics.jsonl for every other one
+    """SIGKILL five times, SIGTERM and Ctrl-C once each, which save first."""
+    settings = {"epochs": 9}  # 108 steps, a line in metrics.jsonl for every other one
     never_killed = files.tune(tiny, tmp_path / "whole", method, **settings).folder
     out = tmp_path / "run"
     command = ["finetune", "--model", tiny.mean, "--data", tiny.train, "--eval-data", tiny.test]
     command += [*files.flags(method, **settings), "--out", out]
-    # Three kills while steps are made, one while the run begins to exist, one wherever the clock says.
-    steps = iter(sorted(map(int, rng.integers(1, 106, 3))))
-    moments = ["step", "step", "step", "begin", "clock"]
+    # Most while steps are made, one while the run begins to exist, one wherever the clock says.
+    steps = iter(sorted(map(int, rng.choice(range(1, 80), 5, replace=False))))
+    moments = [(signal.SIGKILL, "step")] * 3 + [(signal.SIGTERM, "step"), (signal.SIGINT, "step")]
+    moments += [(signal.SIGKILL, "begin"), (signal.SIGKILL, "clock")]
     rng.shuffle(moments)
-    kills = 0
-    for moment in moments:
+    for number, moment in moments:
         process = files.eager(*command, "--resume")
         if moment == "clock":
-            time.sleep(float(rng.uniform(0, 3)))
+            time.sleep(float(rng.uniform(0, 1.5)))
         elif moment == "begin":
             known = len(list(out.rglob("*")))
             wait(process, lambda known=known: len(list(out.rglob("*"))) != known)
@@ -65,46 +69,32 @@ def test_killed_at_drawn_moments_and_resumed_to_the_same_bits(
             wanted = next(steps)
             wait(process, lambda wanted=wanted: steps_logged(out) >= wanted)
         time.sleep(float(rng.uniform(0, 0.1)))
-        process.kill()
-        said = process.communicate()[1]
-        assert process.returncode in (KILLED, 0), said
-        print(f"killed by {moment}: {process.returncode}, {steps_logged(out)} steps")
-        kills += process.returncode == KILLED
-    assert kills == 5 or method == "probe"
-    done = files.cli(*command, "--resume")
+        process.send_signal(int(number))
+        printed, said = process.communicate(timeout=PATIENCE)
+        with capsys.disabled():
+            print(f"\n{signal.Signals(number).name} by {moment} after {steps_logged(out)} steps", end="")
+        assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130), said
+        assert printed == "" and not (out / "summary.json").exists()
+        if number != signal.SIGKILL:
+            check_saved(out, said)
+            assert main(["predict", str(out), "where is it"]) == 2
+            assert f"the run {out} has not finished: tl-jax finetune --resume --out {out}" in capsys.readouterr().err
+    done = files.cli("finetune", "--resume", "--out", out)  # which is all it needs
     assert done.returncode == 0, done.stderr
-    print(done.stderr)
+    assert "resuming after step " in done.stderr
     assert files.result(out) == files.result(never_killed)
     assert not list(out.rglob("*.partial*")) and not list(out.rglob(".tl_jax*"))
     assert sorted(p.name for p in out.iterdir()) == sorted(p.name for p in never_killed.iterdir())
 
 
-def test_sigterm_and_ctrl_c_save_and_exit_with_130(
-    tiny: Tiny, tuned: Callable[[str], Any], tmp_path: Path, rng: np.random.Generator, capsys: Any
-) -> None:
-    out = tmp_path / "run"
-    command = ["finetune", "--model", tiny.mean, "--data", tiny.train, "--eval-data", tiny.test]
-    command += [*files.flags(METHOD), "--out", out]
-    first, second = sorted(map(int, rng.choice(range(1, 50), 2, replace=False)))
-    for number, wanted in ((signal.SIGTERM, first), (signal.SIGINT, second)):
-        process = files.eager(*command, "--resume")
-        wait(process, lambda wanted=wanted: steps_logged(out) >= wanted)
-        process.send_signal(number)
-        out_text, said = process.communicate(timeout=PATIENCE)
-        assert process.returncode == 130, said
-        assert out_text == "" and "Traceback" not in said
-        assert "stopping after this step, saving first" in said
-        last = said.splitlines()[-1]
-        assert last.endswith("the same command with --resume goes on")
-        step = int(last.split("stopped after step ")[1].split(" of 60, saved")[0])
-        assert step >= wanted and (out / "checkpoints" / str(step)).is_dir()
-        assert not (out / "summary.json").exists()
-        assert main(["predict", str(out), "where is it"]) == 2
-        assert f"the run {out} has not finished: tl-jax finetune --resume --out {out}" in capsys.readouterr().err
-    done = files.cli("finetune", "--resume", "--out", out)  # which is all it needs
-    assert done.returncode == 0, done.stderr
-    assert f"resuming after step {step}" in done.stderr
-    assert files.result(out) == files.result(tuned(METHOD).folder)
+def check_saved(out: Path, said: str) -> None:
+    """What an interrupted run says, and that it is so."""
+    assert "Traceback" not in said
+    assert "stopping after this step, saving first" in said
+    last = said.splitlines()[-1]
+    assert last.endswith("the same command with --resume goes on")
+    step = last.split("stopped after step ")[1].split(" of 108, saved")[0]
+    assert (out / "checkpoints" / step).is_dir()
 
 
 def test_ctrl_c_before_training_writes_nothing(tiny: Tiny, tmp_path: Path) -> None:
@@ -122,8 +112,7 @@ def test_ctrl_c_before_training_writes_nothing(tiny: Tiny, tmp_path: Path) -> No
 def test_what_a_kill_leaves_of_a_run_that_begins_is_no_obstacle(torn: str, tiny: Tiny, tmp_path: Path) -> None:
     """The folder as it is between two writes of `RunFolder.begin`."""
     out = tmp_path / "run"
-    settings = {"lr": 1e-2, "epochs": 1}
-    before = files.tune(tiny, out, "last_layers:k=0", **settings)
+    before = files.tune(tiny, out, HEAD, epochs=1)
     expected = files.result(out)
     (out / "manifest.json").unlink()
     if torn == "begin":
@@ -133,5 +122,19 @@ def test_what_a_kill_leaves_of_a_run_that_begins_is_no_obstacle(torn: str, tiny:
         for path in sorted((out / "checkpoints").rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()
         (out / "checkpoints").rmdir()
-    again = files.tune(tiny, out, "last_layers:k=0", resume=True, **settings)
+    again = files.tune(tiny, out, HEAD, resume=True, epochs=1)
     assert files.result(out) == expected and again.metrics == before.metrics
+
+
+def test_a_probe_that_is_stopped_begins_anew(
+    tiny: Tiny, tuned: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no steps to go on from; it ends the same."""
+    asked = iter([False, False, True])
+    with monkeypatch.context() as patch:
+        patch.setattr(interrupt.Interrupt, "requested", property(lambda self: next(asked)))
+        with pytest.raises(tl.Interrupted, match="stopped before the head was solved, which begins anew"):
+            files.tune(tiny, tmp_path / "run", "probe")
+    assert next(asked, None) is None
+    files.tune(tiny, tmp_path / "run", "probe", resume=True)
+    assert files.result(tmp_path / "run") == files.result(tuned("probe").folder)
