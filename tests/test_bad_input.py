@@ -473,7 +473,7 @@ def test_weights_in_memory_that_changed(tiny: Tiny, tmp_path: Path) -> None:
     table[3, 5] += 1
     with pytest.raises(tl.InputError, match="the model changed since the run began"):
         tl.finetune((model, variables), tiny.train, resume=True, **settings)
-    with pytest.raises(tl.InputError, match="the model must be a folder, a name on the hub, .*, not Model"):
+    with pytest.raises(tl.InputError, match="the model must be a folder, a name on the hub"):
         tl.finetune(model, tiny.train, **settings)
 
 
