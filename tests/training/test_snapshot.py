@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import re
 import shutil
 import tempfile
 import warnings
@@ -224,7 +225,8 @@ def test_a_missing_and_a_short_file_are_named(tmp_path: Path) -> None:
     manifest = written(tmp_path) / "arrays" / "state" / "manifest.ocdbt"
     whole = manifest.read_bytes()
     manifest.write_bytes(whole[:-1])
-    assert "manifest.ocdbt has" in damaged(tmp_path) and "costs the leaf 'layers_0/kernel'" in damaged(tmp_path)
+    # It holds every leaf; which of them Orbax fails on first is its own affair.
+    assert re.search(r"manifest\.ocdbt has .*; this costs the leaf '[^']+'", damaged(tmp_path))
     manifest.unlink()
     assert "manifest.ocdbt is missing" in damaged(tmp_path)
     manifest.write_bytes(whole)
