@@ -9,13 +9,17 @@ bert     a BERT of a few hundred parameters, with a head
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax import Array
 
+from tl_jax.errors import InputError
 from tl_jax.model import Model, Stage
 from tl_jax.models import bert as bert_family
 from tl_jax.models.layers import Dropout, LayerNorm, head_stage, normal, pooler_stage
@@ -170,3 +174,29 @@ def variables(model: Model, rng: np.random.Generator) -> dict[str, Any]:
         return jnp.asarray((name in ("scale", "var")) + rng.uniform(0.05, 0.2, leaf.shape), leaf.dtype)
 
     return map_paths(drawn, model.shapes(inputs(model, rng)))
+
+
+def fault(call, *args, **options) -> str:
+    with pytest.raises(InputError) as caught:
+        call(*args, **options)
+    return str(caught.value)
+
+
+def logits_grad(model, variables, inputs, **options):
+    """Gradient, with respect to all parameters, of a loss that weighs the logits unevenly."""
+
+    def loss(params):
+        logits = model.apply({**variables, "params": params}, inputs, **options)["logits"]
+        return (logits * jnp.arange(logits.size).reshape(logits.shape)).sum() + jnp.square(logits).sum()
+
+    return jax.grad(loss)(variables["params"])
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Intercept: adds a vector `shift` to what the module at the site returns."""
+
+    name: str = "shift"
+
+    def intercept(self, site: str, leaves: Any, call: Any, *args: Any) -> Any:
+        return call(*args) + leaves["shift"]

@@ -333,6 +333,15 @@ def test_a_run_of_another_experiment(shell: Shell, copied: Path) -> None:
     assert "--resume goes on with the run in --out" in shell.refuses("finetune", "--resume")
 
 
+def test_another_kind_of_machine_is_told_of(shell: Shell, copied: Path) -> None:
+    manifest = json.loads((copied / "run" / "manifest.json").read_text())
+    assert "another kind of machine" not in shell("finetune", "--resume", "--out", "run")[2]
+    manifest["machine"]["jaxlib"] = "0.1.0"
+    (copied / "run" / "manifest.json").write_text(json.dumps(manifest))
+    code, _, err = shell("finetune", "--resume", "--out", "run")
+    assert code == 0 and "another kind of machine (jaxlib was 0.1.0, is " in err
+
+
 def test_data_that_moved_are_the_same_data(shell: Shell, copied: Path) -> None:
     (copied / "train.csv").rename(copied / "moved.csv")
     assert "no such file" in shell.refuses("finetune", "--resume", "--out", "run")

@@ -456,6 +456,27 @@ def test_a_fine_tuned_model_is_a_model_to_start_from(tuned: Callable[[str], Any]
     assert fresh.labels == ("ACCOUNT", "BILLING", "DELIVERY")
 
 
+def test_while_a_damaged_best_is_made_again_the_run_is_not_finished(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped there, the figures of before must not stand beside a best checkpoint that is half way."""
+    out = tmp_path / "run"
+    files.tune(tiny, out, HEAD, epochs=1)
+    (out / "checkpoints" / "best" / "commit.json").unlink()
+
+    def stopped(*_: Any, **__: Any) -> None:
+        raise tl.Interrupted("stopped")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("tl_jax.finetuning.fit", stopped)
+        with pytest.raises(tl.Interrupted):
+            files.tune(tiny, out, HEAD, epochs=1, resume=True)
+    assert not (out / "summary.json").exists()
+    with pytest.raises(tl.InputError, match="has not finished"):
+        tl.open_run(out)
+    assert files.tune(tiny, out, HEAD, epochs=1, resume=True).metrics["accuracy"] > 0
+
+
 def test_quiet_prints_nothing(tiny: Tiny, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run = files.tune(tiny, tmp_path / "run", HEAD, epochs=1)
     run.predict(["parcel " * 200])

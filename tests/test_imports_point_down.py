@@ -15,6 +15,7 @@ ORDER = (
     ("errors",),
     ("groups",),
     ("rules",),
+    ("hooks",),
     ("model",),
     ("models", "metrics"),
     ("pretrained", "parallel"),

@@ -43,7 +43,7 @@ def finetune(
         settings: the fields of `Experiment`; `method` may be an object of `tl_jax.methods`.
 
     Raises `InputError` for what cannot be used, before anything is written; `Diverged` when the loss stops being
-    finite; `Interrupted`, after saving, when Ctrl-C or SIGTERM asks it to stop.
+    finite; `Interrupted`, after saving, when Ctrl-C or SIGTERM asks it to stop while it trains.
     """
     request = preparation.request(model, data, settings)
     experiment = request.experiment
@@ -57,6 +57,10 @@ def finetune(
         job = preparation.prepare(request, task, events.message)
         if going_on:
             place.check_same(experiment, job.manifest)
+            if changed := place.machine_changes(job.manifest):
+                events.message(
+                    f"note: this is another kind of machine ({changed}), so the bits will differ from here on"
+                )
         table = plan_table(job.assembly.plan, job.assembly.model, job.assembly.task, job.recipe, job.train)
         if dry_run:
             return table

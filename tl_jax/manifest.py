@@ -22,6 +22,8 @@ def machine_kind() -> dict[str, Any]:
     return {
         "jax": version("jax"),
         "jaxlib": version("jaxlib"),
+        "flax": version("flax"),
+        "optax": version("optax"),
         "numpy": version("numpy"),
         "scipy": version("scipy"),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),

@@ -9,7 +9,7 @@ first stage in training mode (`train_from`), rematerialisation, adapter sites.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from flax import errors as flax_errors
 
 from tl_jax.errors import InputError, did_you_mean
-from tl_jax.rules import paths
+from tl_jax.hooks import Adapters, site_path, within
 
 Variables = Mapping[str, Any]
 State = Mapping[str, Any]
@@ -175,7 +175,7 @@ class Model:
         parts = path.split("/")
         inner = "/".join(parts[2:]) if parts[0] == "adapters" else path
         for i, stage in enumerate(self.stages):
-            if _within(inner, stage.home) or (borrowed and any(_within(inner, owner) for _, owner in stage.borrows)):
+            if within(inner, stage.home) or (borrowed and any(within(inner, owner) for _, owner in stage.borrows)):
                 return i
         raise InputError(f"no stage owns {path!r}{did_you_mean(inner.split('/')[0], self.names)}")
 
@@ -261,7 +261,7 @@ class Model:
             if kind is None and _is_norm(context.module):
                 kind = "norm"
             if kind and context.method_name == "__call__":
-                path = _site(home, context.module)
+                path = site_path(home, context.module.path)
                 inside = context.module.num_embeddings if kind == "embed" else args[0].shape[-1]
                 found.setdefault(path, Site(path, kind, inside, out.shape[-1]))
             return out
@@ -322,7 +322,7 @@ class Model:
                 f"variables are {{collection: tree}} with params among them, not {{{', '.join(variables)}}}"
             )
         state = _complete(state) if first == 0 else dict(state)
-        adapters = _Adapters(self.hooks, variables.get("adapters") or {})
+        adapters = Adapters(self.hooks, variables.get("adapters") or {})
         variables = {**variables, "params": adapters.override(variables["params"])}
         changed = {c: dict(variables[c]) for c in mutable if c in variables}
 
@@ -333,7 +333,9 @@ class Model:
             def run(
                 mine: Any, args: Any, rngs: Any, stage: Stage = stage, train: bool = train
             ) -> tuple[Any, Mapping[str, Any]]:
-                with adapters.interceptors(stage.home):
+                with contextlib.ExitStack() as entered:
+                    for interceptor in adapters.interceptors(stage.home):
+                        entered.enter_context(nn.intercept_methods(interceptor))
                     out = stage.module.apply(
                         mine, *args, train=train, rngs=rngs, mutable=list(mutable), **stage.keywords
                     )
@@ -361,10 +363,6 @@ _FAULTS: dict[type[Exception], str] = {
     flax_errors.ScopeParamShapeError: "has a parameter of another shape",
 }
 _KINDS: dict[str, tuple[type, ...]] = {"dense": (nn.Dense,), "embed": (nn.Embed,), "conv": (nn.Conv,)}
-
-
-def _site(home: str, module: nn.Module) -> str:
-    return "/".join((home, *module.path) if home else module.path)
 
 
 def _is_norm(module: nn.Module) -> bool:
@@ -417,10 +415,6 @@ def _own(variables: dict[str, Any], stage: Stage, made: Mapping[str, Any]) -> No
             _store(variables, collection, stage.home, tree)
 
 
-def _within(path: str, scope: str) -> bool:
-    return scope == "" or path == scope or path.startswith(scope + "/")
-
-
 def _scoped(stage: Stage, variables: Variables) -> dict[str, Any]:
     """The variables a stage's module sees: its scope of every collection, borrowed leaves put in their places."""
     mine = {
@@ -451,79 +445,3 @@ def _without(tree: Mapping[str, Any], path: list[str]) -> dict[str, Any]:
     head, *rest = path
     inner = _without(tree[head], rest) if rest else {}
     return {k: v for k, v in tree.items() if k != head} | ({head: inner} if inner else {})
-
-
-class _Reads(Mapping[str, Any]):
-    """A nested mapping that remembers which of its leaves were read."""
-
-    def __init__(self, tree: Mapping[str, Any], seen: set[str], path: str) -> None:
-        self._tree, self._seen, self._path = tree, seen, path
-
-    def __getitem__(self, name: str) -> Any:
-        value, path = self._tree[name], f"{self._path}/{name}"
-        if isinstance(value, Mapping):
-            return _Reads(value, self._seen, path)
-        self._seen.add(path)
-        return value
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tree)
-
-    def __len__(self) -> int:
-        return len(self._tree)
-
-
-class _Adapters:
-    """The hooks at work during one `apply`: what they read is checked at the end."""
-
-    def __init__(self, hooks: Iterable[Any], collection: Mapping[str, Any]) -> None:
-        self._hooks = tuple(hooks)
-        self._collection = collection
-        self._seen: set[str] = set()
-        self._sites = {hook.name: _sites(collection.get(hook.name, {})) for hook in self._hooks}
-
-    def override(self, params: Any) -> Any:
-        for hook in self._hooks:
-            if hasattr(hook, "override") and hook.name in self._collection:
-                leaves = _Reads(self._collection[hook.name], self._seen, f"adapters/{hook.name}")
-                params = hook.override(params, leaves)
-        return params
-
-    @contextlib.contextmanager
-    def interceptors(self, home: str) -> Iterator[None]:
-        with contextlib.ExitStack() as stack:
-            for hook in self._hooks:
-                if hasattr(hook, "intercept"):
-                    stack.enter_context(nn.intercept_methods(self._interceptor(hook, home)))
-            yield
-
-    def _interceptor(self, hook: Any, home: str) -> Callable[..., Any]:
-        sites = self._sites[hook.name]
-
-        def intercept(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-            site = _site(home, context.module)
-            if context.method_name != "__call__" or site not in sites:
-                return call(*args, **kwargs)
-            leaves = _Reads(sites[site], self._seen, f"adapters/{hook.name}/{site}")
-            return hook.intercept(site, leaves, lambda *a: call(*a, **kwargs), *args)
-
-        return intercept
-
-    def check_read(self, homes: set[str]) -> None:
-        """Raise if a leaf whose site lies in a stage that ran was read by no hook: it would silently do nothing."""
-        for path in paths({"adapters": self._collection}):
-            site = path.split("/", 2)[2]
-            if path not in self._seen and any(_within(site, home) for home in homes):
-                raise InputError(f"the adapter leaf {path!r} was not read: no hook of the model acts at {site!r}")
-
-
-def _sites(tree: Mapping[str, Any], path: str = "") -> dict[str, dict[str, Any]]:
-    """`{site path: its own leaves}` of one method's adapter tree."""
-    found: dict[str, dict[str, Any]] = {}
-    own = {name: value for name, value in tree.items() if value is not None and not isinstance(value, Mapping)}
-    if own:
-        found[path] = own
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            found.update(_sites(value, f"{path}/{name}" if path else name))
-    return found

@@ -106,16 +106,7 @@ def request(model: Any, data: Any, settings: Mapping[str, Any]) -> Request:
 def prepare(asked: Request, task: Any, say: Say) -> Job:
     """Read the data and the weights, attach the head, make the plan, encode. `say` hears what was chosen and why."""
     e = asked.experiment
-    division = data_room.divide(
-        data_room.open(e.data if asked.data is None else asked.data),
-        _opened(e.eval_data if asked.eval_data is None else asked.eval_data),
-        split=e.split,
-        text_column=e.text_column,
-        label_column=e.label_column,
-        shots=e.shots,
-        fraction=e.fraction,
-        seed=e.seed,
-    )
+    division = divided(e, asked.data, asked.eval_data)
     _describe(division, say)
     task = task or task_class(e.task)()
     task = task if task.labels else task.with_labels(division.labels)
@@ -176,6 +167,22 @@ def prepare(asked: Request, task: Any, say: Say) -> Job:
         encoded(division.test, "evaluation"),
         division.train.where,
         _manifest(asked, assembly, division, recipe, batches, max_length),
+    )
+
+
+def divided(e: Experiment, data: Any = None, eval_data: Any = None) -> data_room.Division:
+    """The data of an experiment, divided as it says; objects, where there are any, in place of its names."""
+    data = e.data if data is None else data
+    eval_data = e.eval_data if eval_data is None else eval_data
+    return data_room.divide(
+        data_room.open(data),
+        None if eval_data is None else data_room.open(eval_data),
+        split=e.split,
+        text_column=e.text_column,
+        label_column=e.label_column,
+        shots=e.shots,
+        fraction=e.fraction,
+        seed=e.seed,
     )
 
 
@@ -242,10 +249,6 @@ def _describe(division: data_room.Division, say: Say) -> None:
 def _describe_model(e: Experiment, model: Model, assembly: Assembly, max_length: int) -> str:
     size = sum(leaf.size for leaf in paths(assembly.plan.variables["params"]).values())
     return f"{model.info.family} of {size:,} parameters, {model.info.pooling} pooling, texts up to {max_length} tokens"
-
-
-def _opened(source: Any) -> data_room.Splits | None:
-    return None if source is None else data_room.open(source)
 
 
 def _check_model(value: Any) -> None:

@@ -15,6 +15,7 @@ from tl_jax.experiment import Experiment
 from tl_jax.manifest import read_json
 from tl_jax.methods import merge
 from tl_jax.model import Model
+from tl_jax.preparation import divided
 from tl_jax.run_folder import RunFolder, existing_run
 from tl_jax.tasks import task_class
 from tl_jax.training.checkpoint import Checkpoints
@@ -135,13 +136,11 @@ class Run:
 
         Raises `InputError` for missing columns and for labels that training never saw.
         """
-        dataset = (
-            self._held_out(split)
-            if data is None
-            else data_room.open(data, split=split)
-            if split
-            else data_room.to_score(data_room.open(data))
-        )
+        if data is None:
+            dataset = self._held_out(split)
+        else:
+            splits = data_room.open(data)
+            dataset = splits[split] if split else data_room.to_score(splits)
         known = self.manifest["columns"]
         text, label = (known[role] if known[role] in dataset.columns else None for role in ("text", "label"))
         columns = data_room.infer_columns(dataset, text, label)
@@ -172,16 +171,7 @@ class Run:
         e = self.experiment
         if not self.manifest["data"]["reopens"]:
             raise InputError("this run was trained on data in memory: give evaluate the data to score")
-        parts = data_room.divide(
-            data_room.open(e.data),
-            None if e.eval_data is None else data_room.open(e.eval_data),
-            split=e.split,
-            text_column=e.text_column,
-            label_column=e.label_column,
-            shots=e.shots,
-            fraction=e.fraction,
-            seed=e.seed,
-        )
+        parts = divided(e)
         named = {"train": parts.train, "validation": parts.validation, "test": parts.test}
         name = split or ("validation" if parts.test is None else "test")
         chosen = named.get(name)

@@ -74,6 +74,12 @@ class RunFolder:
                 + "\nchoose another --out, or --overwrite"
             )
 
+    def machine_changes(self, manifest: dict[str, Any]) -> str:
+        """What of the machine is not as when the run began; "" on the same kind, where the same bits are promised."""
+        before, now = read_json(self.manifest_file)["machine"], manifest["machine"]
+        changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+        return ", ".join(f"{name} was {before.get(name)}, is {now.get(name)}" for name in changed)
+
     def source(self, model: str | Path | None = None) -> pretrained.Source:
         """Where the pre-trained weights lie, checked to be those the run was made from; `model` if they moved.
 

@@ -190,6 +190,16 @@ def test_damaged_ones_do_not_push_out_good_ones(checkpoints: Checkpoints) -> Non
     assert resumed.steps() == [25, 30] and is_of(resumed.restore(), 30)
 
 
+def test_clearing_takes_all_of_ours_and_nothing_else(checkpoints: Checkpoints) -> None:
+    save(checkpoints, 1, 2)
+    checkpoints.save_best(2, arrays(2), {})
+    (checkpoints.folder / "3").mkdir()
+    (checkpoints.folder / "3" / "mine.txt").write_text("mine")
+    checkpoints.clear()
+    assert sorted(path.name for path in checkpoints.folder.iterdir()) == ["3"]
+    assert checkpoints.restore_best() is None and (checkpoints.folder / "3" / "mine.txt").exists()
+
+
 def test_foreign_folders_are_passed_over_and_never_deleted(checkpoints: Checkpoints, said: list[str]) -> None:
     save(checkpoints, 1)
     for name in ("2", "5", "notes", ".tl_jax.partial", "3.aside-1", "007"):

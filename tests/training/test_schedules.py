@@ -90,3 +90,8 @@ def test_a_fraction_is_rounded_up_as_transformers_does() -> None:
 def test_bad_arguments(arguments: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         schedule(**{"name": "linear", "peak": 1.0, "total": 10, "warmup": 0} | arguments)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_run_of_one_step_trains(name: str) -> None:
+    assert schedule(name, peak=0.5, total=1, warmup=0.1)(0) == 0.5

@@ -146,6 +146,15 @@ class Checkpoints:
             self.say(f"the checkpoint {path} cannot be used: {damage}")
             return None
 
+    def clear(self) -> None:
+        """Delete every checkpoint here, the best too; what is not ours stays."""
+        for slot, path in self._slots().items():
+            if snapshot.is_ours(path):
+                doomed = self._hidden("deleted", slot)
+                path.rename(doomed)
+                shutil.rmtree(doomed)
+        self._damaged.clear()
+
     def _hidden(self, kind: str, slot: str) -> Path:
         return self.folder / f".tl_jax.{kind}.{slot}"
 

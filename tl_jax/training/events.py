@@ -222,7 +222,7 @@ class Progress(Sink):
         parts = [
             f"step {step}/{self._total}" if self._total else f"step {step}",
             f"epoch {epoch:.2f}",
-            f"loss {loss:.4f}",
+            f"loss {loss:.4f}" if abs(loss) < 1e4 else f"loss {loss:.3g}",
             f"lr {learning_rate:.1e}",
         ]
         if seconds > 0:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -49,6 +48,7 @@ def fit(
     began = time.monotonic()
     check = None if validation is None else _validator(model, task, recipe, train, validation)
     if plan.solver is not None:
+        events.started(total=0, resumed=0)
         variables = _solved(plan, model, task, recipe, train, events, stop_asked)
         metrics = {} if check is None else check(variables)
         if metrics:
@@ -64,7 +64,7 @@ def fit(
         best = checkpoints.restore_best() if memory.best_step >= 0 else found
         if best is None or best.step < memory.best_step:
             events.message("without the best checkpoint training starts from the beginning; it ends the same")
-            shutil.rmtree(checkpoints.folder)
+            checkpoints.clear()
             memory = Memory()
         else:
             state = from_flat(state, found.arrays)

@@ -24,11 +24,11 @@ _SAVE_SECONDS = 2.0  # and happens no more often than this
 
 
 class Diverged(InputError):
-    """The loss or the gradient stopped being finite; the state is still the last good one."""
+    """The loss or the gradient stopped being finite; the last checkpoint is from before."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """Somebody asked the run to stop; it was saved first."""
+    """Somebody asked the run to stop; what it had done of its steps was saved first."""
 
 
 @dataclass

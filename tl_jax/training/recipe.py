@@ -17,18 +17,18 @@ class Recipe:
     """The settings of a fit; see `tl_jax.Experiment` for what each means. `rate` is the peak learning rate."""
 
     rate: float
-    epochs: float | None = None
-    steps: int | None = None
-    batch_size: int = 32
-    accumulate: int = 1
-    optimizer: str = "adamw"
-    schedule: str = "linear"
-    warmup: float = 0.1
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    patience: int = 0
-    precision: str = "float32"
-    seed: int = 0
+    epochs: float | None
+    steps: int | None
+    batch_size: int
+    accumulate: int
+    optimizer: str
+    schedule: str
+    warmup: float
+    weight_decay: float
+    clip: float
+    patience: int
+    precision: str
+    seed: int
 
     @property
     def spec(self) -> OptimizerSpec:
