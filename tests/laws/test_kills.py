@@ -36,6 +36,14 @@ def steps_logged(run: Path) -> int:
     return 0
 
 
+def version(log: Path) -> tuple[int, int] | None:
+    """What changes whenever a process writes to the file."""
+    with contextlib.suppress(OSError):
+        about = log.stat()
+        return about.st_mtime_ns, about.st_size
+    return None
+
+
 def wait(process: subprocess.Popen[str], reached: Callable[[], bool]) -> None:
     """Until something is so, or the process has ended."""
     end = time.monotonic() + PATIENCE
@@ -49,7 +57,7 @@ def test_killed_at_drawn_moments_and_resumed_to_the_same_bits(
     method: str, tiny: Tiny, tmp_path: Path, rng: np.random.Generator, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """SIGKILL five times, SIGTERM and Ctrl-C once each, which save first."""
-    settings = {"epochs": 9}  # 108 steps, a line in metrics.jsonl for every other one
+    settings = {"epochs": 15}  # 180 steps, a line in metrics.jsonl for every third one
     never_killed = files.tune(tiny, tmp_path / "whole", method, **settings).folder
     out = tmp_path / "run"
     command = ["finetune", "--model", tiny.mean, "--data", tiny.train, "--eval-data", tiny.test]
@@ -60,6 +68,7 @@ def test_killed_at_drawn_moments_and_resumed_to_the_same_bits(
     moments += [(signal.SIGKILL, "begin"), (signal.SIGKILL, "clock")]
     rng.shuffle(moments)
     for number, moment in moments:
+        log = version(out / "metrics.jsonl")
         process = files.eager(*command, "--resume")
         if moment == "clock":
             time.sleep(float(rng.uniform(0, 1.5)))
@@ -68,7 +77,8 @@ def test_killed_at_drawn_moments_and_resumed_to_the_same_bits(
             wait(process, lambda known=known: entries(out) != known)
         else:
             wanted = next(steps)
-            wait(process, lambda wanted=wanted: steps_logged(out) >= wanted)
+            # What an earlier process logged may reach that far already: this one must have begun to log.
+            wait(process, lambda n=wanted, old=log: version(out / "metrics.jsonl") != old and steps_logged(out) >= n)
         time.sleep(float(rng.uniform(0, 0.1)))
         process.send_signal(int(number))
         printed, said = process.communicate(timeout=PATIENCE)
@@ -99,7 +109,7 @@ def check_saved(out: Path, said: str) -> None:
     assert "stopping after this step, saving first" in said
     last = said.splitlines()[-1]
     assert last.endswith("the same command with --resume goes on")
-    step = last.split("stopped after step ")[1].split(" of 108, saved")[0]
+    step = last.split("stopped after step ")[1].split(" of 180, saved")[0]
     assert (out / "checkpoints" / step).is_dir()
 
 
