@@ -77,7 +77,8 @@ def test_every_method_learns_and_is_the_same_when_opened_again(method: str, tune
     else:
         losses = [line["loss"] for line in steps]
         assert len(losses) == run.summary["steps"] == 60  # every max(1, steps/50) steps
-        assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.3
+        gain = {"lp_ft": 0.0, "bitfit": 0.2}.get(method, 0.3)  # of one the head is solved before, of one little trains
+        assert np.mean(losses[-5:]) < np.mean(losses[:5]) - gain
 
     again = tl.open_run(run.folder)
     answers = run.predict(TEXTS)
@@ -114,7 +115,8 @@ def test_the_figures_are_those_of_scikit_learn(method: str, tuned: Callable[[str
 def test_the_best_checkpoint_is_the_best(method: str, tuned: Callable[[str], Any]) -> None:
     run = tuned(method)
     evaluated = lines(run, "evaluated")
-    assert [line["step"] for line in evaluated] == [12, 24, 36, 48, 60]
+    before = [0] if method == "lp_ft" else []  # the probe it starts from counts too
+    assert [line["step"] for line in evaluated] == [*before, 12, 24, 36, 48, 60]
     best = max(evaluated, key=lambda line: (line["metrics"]["accuracy"], -line["metrics"]["loss"]))
     assert run.summary["best_step"] == best["step"]
     assert close(run.evaluate(split="validation"), best["metrics"])

@@ -51,7 +51,11 @@ METHODS = {
     "full": {"lr": 2e-3},
     "last_layers:k=1": {"lr": 5e-3},
     "discriminative": {"lr": 3e-3},
+    "gradual_unfreezing": {"lr": 5e-3},
+    "lp_ft": {"lr": 2e-3},
+    "bitfit": {"lr": 3e-2},
     "lora:rank=4": {"lr": 1e-2},
+    "scratch": {"lr": 2e-3},
 }
 HEAD = "last_layers:k=0"  # the head alone, by steps: compiles sooner than any other
 

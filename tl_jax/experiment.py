@@ -17,7 +17,7 @@ _CHOICES = {
     "task": ("text_classification",),
     "pooling": ("auto", "cls", "mean", "last", "pooler"),
     "optimizer": ("adamw", "adam", "sgd", "lion"),
-    "schedule": ("linear", "cosine", "constant"),
+    "schedule": ("linear", "cosine", "constant", "one_cycle", "slanted_triangular"),
     "precision": ("float32", "bfloat16"),
 }
 
@@ -40,9 +40,11 @@ class Experiment:
         epochs, steps: the budget; `steps` wins when given. Neither: 3 epochs, more where these are under 200 steps.
         batch_size: examples a step, cut into `accumulate` parts.
         lr: the peak learning rate; None is the method's own.
-        warmup: steps (a whole number ≥ 1) or share of all steps (below 1).
+        schedule: None is the method's own, `linear` for most.
+        warmup: steps (a whole number ≥ 1) or share of all steps (below 1); None is the schedule's own, 0.1 for most.
         weight_decay: decoupled; biases and norms do not decay.
         clip: the largest global norm of the trainable gradient; 0 is no limit.
+        ema: the decay of a moving average of the trainable parameters, which is what is evaluated and kept; 0 is none.
         patience: evaluations without a better one before stopping; 0 is never.
         precision: what the step computes in; trainable parameters are float32 either way.
         max_length: tokens kept of a text; None is what the model allows.
@@ -66,10 +68,11 @@ class Experiment:
     accumulate: int = 1
     optimizer: str = "adamw"
     lr: float | None = None
-    schedule: str = "linear"
-    warmup: float = 0.1
+    schedule: str | None = None
+    warmup: float | None = None
     weight_decay: float = 0.01
     clip: float = 1.0
+    ema: float = 0.0
     patience: int = 0
     precision: str = "float32"
     max_length: int | None = None
@@ -90,7 +93,7 @@ class Experiment:
                 raise InputError(f"{_flag(f.name)} must be a finite number, not {value}")
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
-            if value not in choices:
+            if value is not None and value not in choices:  # the annotations say where None may stand
                 raise InputError(f"{_flag(name)} {value!r} is not known{did_you_mean(str(value), choices)}")
         for name, least in (
             ("batch_size", 1),
@@ -108,6 +111,8 @@ class Experiment:
                 raise InputError(f"{_flag(name)} must be at least 1, not {value}")
         if self.epochs is not None and self.epochs <= 0:
             raise InputError(f"--epochs must be above 0, not {self.epochs}")
+        if not 0 <= self.ema < 1:
+            raise InputError(f"--ema must be a decay from 0 (none) to below 1, such as 0.999, not {self.ema}")
         if self.shots is not None and self.fraction is not None:
             raise InputError("--shots and --fraction exclude each other: give one")
         if self.seed >= 2**32:

@@ -10,12 +10,14 @@ from typing import Final
 class Group:
     """Parameters that train alike.
 
-    `lr` and `decay` multiply the run's learning rate and weight decay.
+    `lr` and `decay` multiply the run's learning rate and weight decay. `thaw` is the phase of training from which it
+    trains; before that it is frozen.
     """
 
     name: str
     lr: float = 1.0
     decay: float = 1.0
+    thaw: int = 0
 
 
 class _Frozen:

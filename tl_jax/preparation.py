@@ -24,7 +24,7 @@ from tl_jax.methods import Plan, parse
 from tl_jax.model import Model
 from tl_jax.rules import paths
 from tl_jax.tasks import task_class
-from tl_jax.training.defaults import peak_rate
+from tl_jax.training.defaults import default_schedule, peak_rate
 from tl_jax.training.examples import Prepared
 from tl_jax.training.examples import prepare as encode
 from tl_jax.training.recipe import Recipe
@@ -142,16 +142,17 @@ def prepare(asked: Request, task: Any, say: Say) -> Job:
         batch_size=e.batch_size,
         accumulate=e.accumulate,
         optimizer=e.optimizer,
-        schedule=e.schedule,
+        schedule=e.schedule or default_schedule(assembly.plan.method.name),
         warmup=e.warmup,
         weight_decay=0.0 if e.optimizer == "adam" else e.weight_decay,
         clip=e.clip,
+        ema=e.ema,
         patience=e.patience,
         precision=e.precision,
         seed=e.seed,
     )
     batches = recipe.batches(train, processor.pad_id)
-    if assembly.plan.solver is None:
+    if assembly.plan.stepped:
         recipe.rates(recipe.total(batches.steps_per_epoch))  # refuses settings that do not go together
     elif task.loss is not None:
         raise InputError(

@@ -12,6 +12,8 @@ from tests.tiny import METHODS, Tiny, digests
 from tl_jax.groups import FROZEN
 from tl_jax.rules import paths
 
+EVERYTHING = ("full", "discriminative", "gradual_unfreezing", "lp_ft", "scratch")  # methods that freeze nothing
+
 
 @pytest.mark.parametrize("method", METHODS)
 def test_frozen_leaves_keep_their_bits(method: str, tiny: Tiny, tuned: Callable[[str], Any]) -> None:
@@ -22,7 +24,7 @@ def test_frozen_leaves_keep_their_bits(method: str, tiny: Tiny, tuned: Callable[
     labels = paths(run.plan.labels)
     frozen = {path for path, label in labels.items() if label is FROZEN}
     assert frozen == set(after) - {path for path, label in labels.items() if label is not FROZEN}
-    assert bool(frozen) == (method not in ("full", "discriminative"))
+    assert bool(frozen) == (method not in EVERYTHING)
     for path in after:
         if path in frozen:
             assert after[path] == before[path], path

@@ -11,9 +11,19 @@ import pytest
 
 from tl_jax.errors import InputError
 from tl_jax.groups import FROZEN, Group
-from tl_jax.methods import LinearSolver, Plan, discriminative, full, last_layers, parse, probe
+from tl_jax.methods import (
+    LinearSolver,
+    Plan,
+    bitfit,
+    discriminative,
+    full,
+    gradual_unfreezing,
+    last_layers,
+    parse,
+    probe,
+)
 from tl_jax.model import Model
-from tl_jax.rules import paths
+from tl_jax.rules import map_paths, paths
 
 KEY = jax.random.key(1)
 BODY = ("embeddings", "layers_0", "layers_1", "layers_2")
@@ -128,9 +138,29 @@ def test_blocks_count_as_layers_and_statistics_have_no_label(normed: Any) -> Non
 
 def test_adapters_of_an_earlier_method(mean: Any) -> None:
     adapted = parse("lora:rank=2")(mean.model, mean.variables, KEY)
-    for method, trains in ((probe(), False), (last_layers(k=1), False), (discriminative(), False), (full(), True)):
+    frozen = (probe(), last_layers(k=1), discriminative(), bitfit(), gradual_unfreezing())
+    for method, trains in (*((method, False) for method in frozen), (full(), True)):
         labels = paths(method(adapted.model, adapted.variables, KEY).labels)
         assert {labels[path] is not FROZEN for path in labels if path.startswith("adapters/")} == {trains}
+
+
+def test_bitfit_trains_biases_and_the_head(toy: Any) -> None:
+    labels = paths(plan_of(bitfit(), toy).labels)
+    for path, label in labels.items():
+        home, leaf = path.split("/")[0], path.split("/")[-1]
+        assert label == (HEAD if home == "head" else Group("biases") if leaf == "bias" else FROZEN)
+    assert sum(label == Group("biases") for label in labels.values()) > 10
+
+
+def test_bitfit_without_a_bias_is_refused(mean: Any) -> None:
+    bare = map_paths(lambda path, leaf: leaf, mean.variables)
+    params = {home: _without_biases(tree) for home, tree in bare["params"].items()}
+    with pytest.raises(InputError, match="bias"):
+        bitfit()(mean.model, {"params": {**params, "head": {"kernel": np.zeros((12, 3))}}}, KEY)
+
+
+def _without_biases(tree: Any) -> Any:
+    return {k: _without_biases(v) if isinstance(v, dict) else v for k, v in tree.items() if k != "bias"}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,18 @@ from hypothesis import strategies as st
 
 from tl_jax import methods
 from tl_jax.errors import InputError
-from tl_jax.methods import discriminative, full, last_layers, lora, parse, probe
+from tl_jax.methods import (
+    bitfit,
+    discriminative,
+    full,
+    gradual_unfreezing,
+    last_layers,
+    lora,
+    lp_ft,
+    parse,
+    probe,
+    scratch,
+)
 
 positive = st.floats(1e-6, 1e6)
 targets = st.lists(
@@ -23,6 +34,10 @@ every = st.one_of(
     st.builds(probe, C=positive),
     st.builds(last_layers, k=st.integers(0, 99)),
     st.builds(discriminative, decay=st.floats(0.01, 1)),
+    st.builds(gradual_unfreezing, phases=st.integers(2, 9), decay=st.floats(0.01, 1)),
+    st.builds(lp_ft, C=positive),
+    st.just(bitfit()),
+    st.just(scratch()),
     st.builds(
         lora,
         rank=st.integers(1, 512),
@@ -59,6 +74,8 @@ def test_a_text_is_a_method_or_an_input_error(text: str) -> None:
         ("probe:C=1e-2", probe(C=0.01)),
         ("last_layers:k=2", last_layers(2)),
         ("discriminative:decay=0.8", discriminative(0.8)),
+        ("gradual_unfreezing:phases=3", gradual_unfreezing(phases=3, decay=1.0)),
+        ("lp_ft:C=10", lp_ft(C=10.0)),
         ("lora", lora(rank=8, alpha=None, targets="query|value", rslora=False)),
         ("lora:rank=4,targets=query,rslora=true", lora(rank=4, targets="query", rslora=True)),
         (" lora : rank = 4 , alpha = 16 ", lora(rank=4, alpha=16)),
@@ -73,7 +90,7 @@ def test_texts(text: str, method: Any) -> None:
     ("text", "message"),
     [
         ("lorra:rank=8", "unknown method 'lorra'; did you mean 'lora'?"),
-        ("", "unknown method ''; choose from probe, full, last_layers, discriminative, lora"),
+        ("", "unknown method ''; choose from probe, full, last_layers, discriminative, gradual_unfreezing, lp_ft"),
         ("lora:rnk=8", "lora has no parameter 'rnk'; did you mean 'rank'?"),
         ("lora:target_modules=query", "lora has no parameter 'target_modules'; did you mean 'targets'?"),
         ("full:k=2", "full has no parameter 'k'; it has none"),

@@ -12,14 +12,18 @@ import importlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from tl_jax.methods.freezing import BitFit as bitfit
     from tl_jax.methods.freezing import Discriminative as discriminative
     from tl_jax.methods.freezing import Full as full
     from tl_jax.methods.freezing import LastLayers as last_layers
-    from tl_jax.methods.freezing import Probe as probe
+    from tl_jax.methods.linear_head import LpFt as lp_ft
+    from tl_jax.methods.linear_head import Probe as probe
     from tl_jax.methods.low_rank import Lora as lora
     from tl_jax.methods.merging import NotMergeable, merge
     from tl_jax.methods.parsing import parse
     from tl_jax.methods.plan import LinearSolver, Method, Plan
+    from tl_jax.methods.thawing import GradualUnfreezing as gradual_unfreezing
+    from tl_jax.methods.yardstick import Scratch as scratch
 
 
 class Entry(NamedTuple):
@@ -31,11 +35,19 @@ class Entry(NamedTuple):
 
 
 METHODS: dict[str, Entry] = {
-    "probe": Entry("freezing", "Probe", "a linear head alone, solved to convergence on frozen features"),
+    "probe": Entry("linear_head", "Probe", "a linear head alone, solved to convergence on frozen features"),
     "full": Entry("freezing", "Full", "every parameter trains"),
     "last_layers": Entry("freezing", "LastLayers", "the last k layers and all above them train"),
     "discriminative": Entry("freezing", "Discriminative", "everything trains, lower layers at lower learning rates"),
+    "gradual_unfreezing": Entry(
+        "thawing", "GradualUnfreezing", "the head trains first, then one more group each phase"
+    ),
+    "lp_ft": Entry("linear_head", "LpFt", "the probe first, then every parameter trains from there"),
+    "bitfit": Entry("freezing", "BitFit", "biases alone, and the head"),
     "lora": Entry("low_rank", "Lora", "low-rank updates beside the frozen dense kernels, and the head"),
+    "scratch": Entry(
+        "yardstick", "Scratch", "every parameter trains from random values: what transfer is compared with"
+    ),
 }
 _OTHERS = {
     "LinearSolver": "plan",
@@ -52,13 +64,17 @@ __all__ = [
     "NotMergeable",
     "Plan",
     "available",
+    "bitfit",
     "discriminative",
     "full",
+    "gradual_unfreezing",
     "last_layers",
     "lora",
+    "lp_ft",
     "merge",
     "parse",
     "probe",
+    "scratch",
 ]
 
 

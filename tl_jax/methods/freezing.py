@@ -10,48 +10,12 @@ import jax
 
 from tl_jax.errors import InputError
 from tl_jax.groups import FROZEN, Group
-from tl_jax.methods.plan import LinearSolver, Plan, fill, owners, under
+from tl_jax.methods.plan import HEAD, REST_FROZEN, Plan, fill, head_index, owners, under
 from tl_jax.methods.spec import Spec
 from tl_jax.model import Model, State, Variables
-from tl_jax.rules import Rule, paths
+from tl_jax.rules import Rule
 
-HEAD = Group("head")
-REST_FROZEN = Rule(".*", FROZEN, optional=True)
 _NUMBERED = re.compile(r"(\w+_)?(layers|blocks)_\d+")
-
-
-def _head(model: Model) -> int:
-    if "head" not in model.names:
-        raise InputError("the model has no head to train: attach a task's first (task.attach(model))")
-    return model.index("head")
-
-
-@dataclass(frozen=True)
-class Probe(Spec):
-    """A linear head alone, solved to convergence on the frozen features (the linear probe of Alain & Bengio 2016).
-
-    `C` is the inverse strength of the L2 penalty, as in scikit-learn's `LogisticRegression`; see `LinearSolver`. Raises
-    `InputError` if the model's head is not one kernel and one bias.
-    """
-
-    C: float = 1.0
-    name: ClassVar[str] = "probe"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.C <= 0:
-            raise InputError(f"probe: C must be positive, not {self.C}")
-
-    def __call__(self, model: Model, variables: Variables, key: jax.Array, inputs: State | None = None) -> Plan:
-        _head(model)
-        variables = fill(model, variables, key, inputs)
-        leaves = sorted(paths(variables["params"].get("head", {})))
-        if leaves != ["bias", "kernel"]:
-            raise InputError(
-                f"probe solves a linear head, a kernel and a bias; this one has {', '.join(leaves) or 'none'}"
-            )
-        rules = (Rule(under("head"), HEAD), REST_FROZEN)
-        return Plan(model, variables, rules, self, LinearSolver(float(self.C)))
 
 
 @dataclass(frozen=True)
@@ -96,12 +60,29 @@ class LastLayers(Spec):
     def _first(self, model: Model) -> int:
         """The index of the lowest stage that trains."""
         if self.k == 0:
-            return _head(model)
+            return head_index(model)
         layers = [name for name in model.names if _NUMBERED.fullmatch(name)]
         if self.k > len(layers):
             there = f"{len(layers)} layers, {layers[0]} to {layers[-1]}" if layers else "no stages layers_i or blocks_i"
             raise InputError(f"{self}: the model has {there}")
         return model.index(layers[-self.k])
+
+
+@dataclass(frozen=True)
+class BitFit(Spec):
+    """Biases alone, and the head (Ben Zaken, Ravfogel & Goldberg 2022, arXiv 2106.10199).
+
+    Raises `InputError` if the model has no bias beside the head's.
+    """
+
+    name: ClassVar[str] = "bitfit"
+
+    def __call__(self, model: Model, variables: Variables, key: jax.Array, inputs: State | None = None) -> Plan:
+        head_index(model)
+        rules = [Rule(under("head"), HEAD), Rule(r"(.*/)?bias", Group("biases")), REST_FROZEN]
+        if variables.get("adapters"):
+            rules.insert(0, Rule("adapters/.*", FROZEN))
+        return Plan(model, fill(model, variables, key, inputs), tuple(rules), self)
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,8 @@ import jax.numpy as jnp
 
 from tl_jax.errors import InputError, did_you_mean
 from tl_jax.groups import Group
-from tl_jax.methods.freezing import HEAD, REST_FROZEN
 from tl_jax.methods.merging import NotMergeable
-from tl_jax.methods.plan import Plan, fill, under
+from tl_jax.methods.plan import HEAD, REST_FROZEN, Plan, fill, under
 from tl_jax.methods.spec import Spec
 from tl_jax.model import Model, Site, State, Variables
 from tl_jax.rules import Rule, paths

@@ -28,6 +28,10 @@ class Method(Protocol):
     def __call__(self, model: Model, variables: Variables, key: jax.Array, inputs: State | None = None) -> Plan: ...
 
 
+HEAD = Group("head")
+REST_FROZEN = Rule(".*", FROZEN, optional=True)
+
+
 @dataclass(frozen=True)
 class LinearSolver:
     """The head is solved to convergence on the frozen features, not stepped: regularised logistic regression.
@@ -43,8 +47,9 @@ class LinearSolver:
 class Plan:
     """A model, its variables with the leaves that a method added, and the rules that say which of them train.
 
-    `solver` is set where the trainable part is solved rather than stepped. Raises `InputError` if a rule decides
-    nothing or gives something other than a `Group` or `FROZEN`, if a leaf is not decided, and if nothing trains.
+    With a `solver` the head is solved on the frozen features first; `stepped` says whether steps train it all. Raises
+    `InputError` if a rule decides nothing or gives something other than a `Group` or `FROZEN`, if a leaf is not
+    decided, and if nothing trains.
     """
 
     model: Model
@@ -52,6 +57,7 @@ class Plan:
     rules: tuple[Rule | tuple[str, Any], ...]
     method: Method
     solver: LinearSolver | None = None
+    stepped: bool = True
 
     def __post_init__(self) -> None:
         _ = self.cut  # a plan that cannot be carried out is not made
@@ -76,6 +82,13 @@ class Plan:
         trained = sum(leaf.size for path, leaf in leaves.items() if labels[path] is not FROZEN)
         table = explain(self.rules, _decided(self.variables), aliases=self.model.info.alias)
         return f"{self.method}: {trained:,} of {total:,} parameters train, from {self.cut} up\n{table}"
+
+
+def head_index(model: Model) -> int:
+    """The place of the head; raises `InputError` if the model has none."""
+    if "head" not in model.names:
+        raise InputError("the model has no head to train: attach a task's first (task.attach(model))")
+    return model.index("head")
 
 
 def cut_of(model: Model, labels: Mapping[str, Any]) -> str:

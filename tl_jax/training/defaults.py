@@ -9,7 +9,11 @@ _RATES = {
     "full": (2e-4, 3e-5),
     "last_layers": (5e-4, 1e-4),
     "discriminative": (3e-4, 5e-5),
+    "gradual_unfreezing": (3e-4, 5e-5),
+    "lp_ft": (2e-4, 3e-5),
+    "bitfit": (2e-3, 5e-4),
     "lora": (2e-3, 3e-4),
+    "scratch": (5e-4, 1e-4),
 }
 _OTHER = (2e-4, 3e-5)
 
@@ -20,6 +24,11 @@ _EPOCHS, _STEPS, _MOST = 3.0, 200, 30.0
 def epochs(steps_per_epoch: int) -> float:
     """Passes over the data: 3, as is usual, or on small data as many as make 200 steps, but no more than 30."""
     return max(_EPOCHS, min(_MOST, _STEPS / steps_per_epoch))
+
+
+def default_schedule(method: str) -> str:
+    """Linear, but for the method that came with a schedule of its own."""
+    return "slanted_triangular" if method == "gradual_unfreezing" else "linear"
 
 
 def peak_rate(method: str, parameters: int, optimizer: str = "adamw") -> float:

@@ -1,4 +1,4 @@
-"""From a plan and encoded examples to trained leaves: solve the head, or step."""
+"""From a plan and encoded examples to trained leaves: solve the head, or step, or both."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from tl_jax.training.evaluation import batches_of, evaluate, features
 from tl_jax.training.events import Events
 from tl_jax.training.loop import Interrupted, Loop, Memory
 from tl_jax.training.optimizer import decay_labels
+from tl_jax.training.phases import labels_in, phase_at, phases, starts
 from tl_jax.training.recipe import Recipe
-from tl_jax.training.state import create, from_flat, to_flat
+from tl_jax.training.snapshot import Restored
+from tl_jax.training.state import create, from_flat, thaw, to_flat
 from tl_jax.training.state import variables as variables_of
 from tl_jax.training.step import compiled_train_step
 
@@ -47,9 +49,13 @@ def fit(
     """
     began = time.monotonic()
     check = None if validation is None else _validator(model, task, recipe, train, validation)
-    if plan.solver is not None:
+
+    def solved() -> dict[str, Any]:
+        return _solved(plan, model, task, recipe, train, events, stop_asked)
+
+    if not plan.stepped:
         events.started(total=0, resumed=0)
-        variables = _solved(plan, model, task, recipe, train, events, stop_asked)
+        variables = solved()
         metrics = {} if check is None else check(variables)
         if metrics:
             events.evaluated(step=0, epoch=0.0, metrics=metrics, best=True)
@@ -57,30 +63,38 @@ def fit(
         return {"steps": 0, "best_step": 0, "stopped_early": False, "seconds": time.monotonic() - began}
 
     labels = decay_labels(plan.labels)
-    state = create(plan.variables, labels, recipe.spec.build(labels), _training_key(recipe.seed))
-    memory = Memory()
-    if (found := checkpoints.restore()) is not None:
-        memory = Memory(**found.meta)
-        best = checkpoints.restore_best() if memory.best_step >= 0 else found
-        if best is None or best.step < memory.best_step:
-            events.message("without the best checkpoint training starts from the beginning; it ends the same")
-            checkpoints.clear()
-            memory = Memory()
-        else:
-            state = from_flat(state, found.arrays)
-            events.message(f"resuming after step {found.step}")
     total = recipe.total(train.steps_per_epoch)
-    events.started(total=total, resumed=int(state.step))
+    phase_starts = starts(phases(labels), total, train.steps_per_epoch)
+    trained = [labels_in(labels, phase) for phase in range(len(phase_starts))]
+
+    def step(phase: int) -> Any:
+        return compiled_train_step(
+            model,
+            task.total_loss,
+            recipe.spec,
+            trained[phase],
+            accumulate=recipe.accumulate,
+            precision=recipe.precision,
+        )
+
+    memory, found = _resumed(checkpoints, events)
+    events.started(total=total, resumed=0 if found is None else found.step)
+    phase = phase_at(phase_starts, max(0, found.step - 1)) if found else 0
+    variables = solved() if plan.solver is not None and found is None else dict(plan.variables)
+    tx = recipe.spec.build(trained[phase])
+    state = create(variables, trained[phase], tx, _training_key(recipe.seed), averaged=recipe.ema > 0)
+    if found is not None:
+        state = from_flat(state, found.arrays)
     loop = Loop(
-        step=compiled_train_step(
-            model, task.total_loss, recipe.spec, labels, accumulate=recipe.accumulate, precision=recipe.precision
-        ),
+        step=step,
+        starts=phase_starts,
+        thaw=lambda state, phase: thaw(state, trained[phase], recipe.spec.build(trained[phase])),
         batch=train.batch,
         rate=recipe.rates(total),
-        weight_decay=recipe.weight_decay,
+        hyper=recipe.hyper,
         total=total,
         per_epoch=train.steps_per_epoch,
-        shapes=len(train.shapes),
+        shapes=len(train.shapes) * len(phase_starts),
         validate=None if check is None else lambda state: check(variables_of(state)),
         monitor=task.monitor,
         patience=recipe.patience,
@@ -91,6 +105,8 @@ def fit(
         stop_asked=stop_asked,
         where=where,
     )
+    if plan.solver is not None and found is None and check is not None:
+        loop.evaluate(0, state, memory)  # where steps only make the solved head worse, it is the result
     state, memory, compiled = loop.run(state, memory)
     steps, seconds = int(state.step), time.monotonic() - began
     events.finished(step=steps, seconds=seconds)
@@ -102,6 +118,21 @@ def fit(
         "shapes_compiled": len(compiled),
         "compile_seconds": sum(compiled),
     }
+
+
+def _resumed(checkpoints: Checkpoints, events: Events) -> tuple[Memory, Restored | None]:
+    """The last good checkpoint and what the loop remembered then; a fresh memory where there is none."""
+    found = checkpoints.restore()
+    if found is None:
+        return Memory(), None
+    memory = Memory(**found.meta)
+    best = checkpoints.restore_best() if memory.best_step >= 0 else found
+    if best is None or best.step < memory.best_step:
+        events.message("without the best checkpoint training starts from the beginning; it ends the same")
+        checkpoints.clear()
+        return Memory(), None
+    events.message(f"resuming after step {found.step}")
+    return memory, found
 
 
 def _training_key(seed: int) -> jax.Array:

@@ -17,6 +17,7 @@ import numpy as np
 from tl_jax.errors import InputError
 from tl_jax.training.checkpoint import Checkpoints
 from tl_jax.training.events import Events
+from tl_jax.training.phases import phase_at
 
 _LAG = 4  # steps a metric may stay on the device: reading it sooner would make the device wait for the host
 _SAVE_SHARE = 20  # a save may cost one part in so many of the time
@@ -50,16 +51,20 @@ class Memory:
 class Loop:
     """What a run of steps needs.
 
-    `step` is the compiled `(state, batch, hyper) -> (state, metrics)`; `batch(i)` the batch of step i, `shapes` the
-    padded lengths it may have; `rate(i)` the learning rate. `validate(state)` gives metrics with `monitor` and `loss`
-    (None: no validation, the last state is the best). `snapshot(state)` gives all arrays of a checkpoint,
-    `result(state)` those of the outcome. `where(index)` names an example.
+    `step(p)` is the compiled `(state, batch, hyper) -> (state, metrics)` of phase p. The phases start at `starts`, and
+    `thaw(state, p)` makes the state that phase p begins with of the last one before it. `batch(i)` is the batch of step
+    i, of at most `shapes` shapes; `rate(i)` the learning rate, `hyper(rate)` the numbers that a step takes.
+    `validate(state)` gives metrics with `monitor` and `loss` (None: no validation, the last state is the best).
+    `snapshot(state)` gives all arrays of a checkpoint, `result(state)` those of the outcome. `where(index)` names an
+    example.
     """
 
-    step: Callable[..., tuple[Any, Mapping[str, Any]]]
+    step: Callable[[int], Callable[..., tuple[Any, Mapping[str, Any]]]]
+    starts: tuple[int, ...]
+    thaw: Callable[[Any, int], Any]
     batch: Callable[[int], Mapping[str, np.ndarray]]
     rate: Callable[[int], float]
-    weight_decay: float
+    hyper: Callable[[float], Mapping[str, np.float32]]
     total: int
     per_epoch: int
     shapes: int
@@ -81,7 +86,7 @@ class Loop:
         start = i = int(state.step)
         log_every = max(1, self.total // 50)
         pending: deque[tuple[int, Mapping[str, Any], Mapping[str, Any]]] = deque()
-        compiled: dict[Any, float] = {}  # seconds, by shape
+        compiled: dict[Any, float] = {}  # seconds, by phase and shape
         saved = mark = time.monotonic()
         save_took = waited = 0.0
 
@@ -102,18 +107,22 @@ class Loop:
             mark += save_took  # the pace is that of the steps
 
         while i < self.total and not memory.done:
+            # A state is saved before it is thawed: what it holds follows from the step before.
+            phase = phase_at(self.starts, i)
+            if phase > (phase_at(self.starts, i - 1) if i else 0):
+                state = self.thaw(state, phase)
             began = time.monotonic()
             batch = self.batch(i)
             waited += time.monotonic() - began
             shape = batch["tokens"].shape
-            if new := shape not in compiled:
+            if new := (phase, shape) not in compiled:
                 self.events.compiling(len(compiled) + 1, self.shapes, shape)
-            hyper = {"learning_rate": np.float32(self.rate(i)), "weight_decay": np.float32(self.weight_decay)}
+            hyper = self.hyper(self.rate(i))
             began = time.monotonic()
-            state, metrics = self.step(state, batch, hyper)  # returns when compiled, not when computed
+            state, metrics = self.step(phase)(state, batch, hyper)  # returns when compiled, not when computed
             if new:
-                compiled[shape] = time.monotonic() - began
-                saved += compiled[shape]  # no work that a save could keep
+                compiled[phase, shape] = time.monotonic() - began
+                saved += compiled[phase, shape]  # no work that a save could keep
             pending.append((i, batch, metrics))
             settle(_LAG)
             memory.real, memory.padded = memory.real + int(batch["mask"].sum()), memory.padded + batch["mask"].size
@@ -140,7 +149,7 @@ class Loop:
             if self.validate and (i % self.per_epoch == 0 or i == self.total):
                 settle(0)
                 began = time.monotonic()
-                self._evaluate(i, state, memory)
+                self.evaluate(i, state, memory)
                 mark += time.monotonic() - began
             if self.stop_asked():
                 save()
@@ -154,7 +163,8 @@ class Loop:
             save()
         return state, memory, list(compiled.values())
 
-    def _evaluate(self, i: int, state: Any, memory: Memory) -> None:
+    def evaluate(self, i: int, state: Any, memory: Memory) -> None:
+        """Score the state after `i` steps, and keep it if it is the best so far; needs `validate`."""
         assert self.validate is not None
         metrics = self.validate(state)
         score, loss = float(metrics[self.monitor]), float(metrics["loss"])

@@ -5,8 +5,8 @@
     tx = optimizer(labels)                                        # ours: update(…, learning_rate=, weight_decay=)
     tx = optimizer(labels, transforms={"head": optax.adam(1e-2)}) # the user's own transformations, by group name
 
-Leaves share an optimiser state by kind and by whether they decay at all, not by group: rates and decays that differ
-from leaf to leaf are a tree of multipliers, so 26 layer-wise rates lower and compile as fast as one.
+Leaves share an optimiser state by kind, by whether they decay at all and by when they thaw, not by group: rates and
+decays that differ from leaf to leaf are a tree of multipliers, so 26 layer-wise rates lower and compile as fast as one.
 """
 
 from __future__ import annotations
@@ -127,13 +127,16 @@ def _by_kind(
     rate = _rate_argument() if learning_rate is None else optax.scale_by_learning_rate(learning_rate)
     multiply = _multiply({path: group.lr for path, group in groups.items()})
     decay = _decay({path: group.decay for path, group in groups.items()}, weight_decay)
-    branches = {
-        kind: optax.chain(direction(), decay, multiply, rate),
-        f"{kind}_no_decay": optax.chain(direction(), multiply, rate),
-    }
+    with_decay = optax.chain(direction(), decay, multiply, rate)
+    without = optax.chain(direction(), multiply, rate)
     decays = decays and weight_decay != 0
-    names = {path: kind if decays and group.decay else f"{kind}_no_decay" for path, group in groups.items()}
-    return {name: _in_float32(tx) for name, tx in branches.items() if name in names.values()}, names
+    branches, names = {}, {}
+    for path, group in groups.items():
+        # A branch for each thaw: Adam's count must not run while a group is still frozen.
+        decaying = decays and group.decay != 0
+        names[path] = kind + ("" if decaying else "_no_decay") + (f"_thaw{group.thaw}" if group.thaw else "")
+        branches[names[path]] = _in_float32(with_decay if decaying else without)
+    return branches, names
 
 
 def _by_name(transforms: Mapping[str, optax.GradientTransformation], groups: Mapping[str, Group]) -> Branches:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import numpy as np
 
 from tl_jax.data import TrainBatches
 from tl_jax.groups import FROZEN
@@ -15,6 +14,7 @@ from tl_jax.rules import paths
 from tl_jax.training.flops import flops
 from tl_jax.training.optimizer import decay_labels
 from tl_jax.training.partition import by_path
+from tl_jax.training.phases import labels_in, phases, starts
 from tl_jax.training.recipe import Recipe
 from tl_jax.training.state import create
 from tl_jax.training.step import compiled_train_step
@@ -28,7 +28,7 @@ def plan_table(plan: Plan, model: Model, task: Any, recipe: Recipe, batches: Tra
     leaves = {path: leaf for path, leaf in paths(plan.variables).items() if not path.startswith("batch_stats/")}
     labels = decay_labels(plan.labels)
     groups = paths(labels)
-    solved = plan.solver is not None
+    solved = not plan.stepped
     rows: dict[str, list[Any]] = {}
     bytes_of = {} if solved else _optimizer_bytes(plan, labels, recipe)
     for path, leaf in leaves.items():
@@ -53,23 +53,32 @@ def plan_table(plan: Plan, model: Model, task: Any, recipe: Recipe, batches: Tra
 
 
 def _cost(plan: Plan, model: Model, task: Any, recipe: Recipe, batches: TrainBatches) -> str:
+    first = ""
     if plan.solver is not None:
         once = f"features of {len(batches.examples):,} examples once ({len(batches.shapes)} shapes)"
-        return f"{once}, then the head is solved to convergence, C={plan.solver.C:g}"
+        first = f"{once}, then the head is solved to convergence, C={plan.solver.C:g}"
+        if not plan.stepped:
+            return first
+        first += "; then\n"
     labels = decay_labels(plan.labels)
-    step = compiled_train_step(
-        model, task.total_loss, recipe.spec, labels, accumulate=recipe.accumulate, precision=recipe.precision
-    )
-    state = _abstract_state(plan, labels, recipe)
-    hyper = dict.fromkeys(("learning_rate", "weight_decay"), np.float32(0))
-    counts = [flops(step, state, _with_length(batches.batch(0), length), hyper) for length in batches.lengths]
     per_epoch = batches.steps_per_epoch
     total = recipe.total(per_epoch)
+    began = starts(phases(labels), total, per_epoch)
+    counts = []
+    for phase in range(len(began)):
+        trained = labels_in(labels, phase)
+        step = compiled_train_step(
+            model, task.total_loss, recipe.spec, trained, accumulate=recipe.accumulate, precision=recipe.precision
+        )
+        state = _abstract_state(plan, trained, recipe)
+        hyper = recipe.hyper(recipe.rate)
+        counts += [flops(step, state, _with_length(batches.batch(0), length), hyper) for length in batches.lengths]
     shapes = " or ".join(str(length) for length in batches.lengths)
     costs = f"{min(counts) / 1e9:,.3g} to {max(counts) / 1e9:,.3g}" if len(counts) > 1 else f"{counts[0] / 1e9:,.3g}"
+    thaws = f"\nphases start at steps {', '.join(f'{i + 1:,}' for i in began)}" if len(began) > 1 else ""
     return (
-        f"{total:,} steps ({total / per_epoch:.3g} epochs of {len(batches.examples):,} examples) of "
-        f"{batches.batch_size} × {shapes} tokens, {costs} GFLOPs each; {batches.padding:.0%} padding"
+        f"{first}{total:,} steps ({total / per_epoch:.3g} epochs of {len(batches.examples):,} examples) of "
+        f"{batches.batch_size} × {shapes} tokens, {costs} GFLOPs each; {batches.padding:.0%} padding{thaws}"
     )
 
 
@@ -87,7 +96,11 @@ def _with_length(batch: Any, length: int) -> dict[str, Any]:
 
 def _abstract_state(plan: Plan, labels: Any, recipe: Recipe) -> Any:
     tx = recipe.spec.build(labels)
-    return jax.eval_shape(lambda v: create(v, labels, tx, jax.random.key(0)), dict(plan.variables))
+
+    def made(variables: Any) -> Any:
+        return create(variables, labels, tx, jax.random.key(0), averaged=recipe.ema > 0)
+
+    return jax.eval_shape(made, dict(plan.variables))
 
 
 def _optimizer_bytes(plan: Plan, labels: Any, recipe: Recipe) -> dict[str, int]:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from tl_jax.data import Encoded, TrainBatches
 from tl_jax.training import defaults
 from tl_jax.training.optimizer import OptimizerSpec
@@ -23,9 +25,10 @@ class Recipe:
     accumulate: int
     optimizer: str
     schedule: str
-    warmup: float
+    warmup: float | None
     weight_decay: float
     clip: float
+    ema: float
     patience: int
     precision: str
     seed: int
@@ -44,6 +47,13 @@ class Recipe:
         """The number of steps."""
         epochs = defaults.epochs(per_epoch) if self.epochs is None else self.epochs
         return self.steps or max(1, math.ceil(epochs * per_epoch))
+
+    def hyper(self, rate: float) -> dict[str, np.float32]:
+        """What a step takes beside state and batch: numbers, so that another value compiles nothing."""
+        given = {"learning_rate": rate, "weight_decay": self.weight_decay}
+        if self.ema:
+            given["ema"] = self.ema
+        return {name: np.float32(value) for name, value in given.items()}
 
     def rates(self, total: int) -> Callable[[int], float]:
         """The learning rate of each step."""

@@ -23,7 +23,7 @@ _LAYOUTS = ("unrolled",)
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=("step", "trainable", "frozen", "opt_state", "key", "statistics"),
+    data_fields=("step", "trainable", "frozen", "opt_state", "key", "statistics", "average"),
     meta_fields=("layout",),
 )
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class State:
     `step` i32 counts the updates done. `trainable` and `frozen` are the halves of `{"params": …, "adapters": …}` with
     None where the other has the leaf; trainable leaves are float32, frozen ones as they were loaded. `key` is the key
     of the run, folded with `step` for each. `statistics` holds what norms keep (`batch_stats`), {} without such norms.
+    `average` is the moving average of `trainable`, None where none is kept.
     """
 
     step: jax.Array
@@ -41,11 +42,19 @@ class State:
     opt_state: Any
     key: jax.Array
     statistics: Any
+    average: Any = None
     layout: str = field(default="unrolled")
 
 
-def create(variables: Mapping[str, Any], labels: Any, tx: optax.GradientTransformation, key: jax.Array) -> State:
-    """The state before the first step.
+def create(
+    variables: Mapping[str, Any],
+    labels: Any,
+    tx: optax.GradientTransformation,
+    key: jax.Array,
+    *,
+    averaged: bool = False,
+) -> State:
+    """The state before the first step; with `averaged` it keeps a moving average of what trains.
 
     `variables` are `{collection: tree}` of arrays or numpy arrays, copied to the device; `labels` has a `Group` or
     `FROZEN` for each leaf of every collection but `batch_stats`; `key` is a typed key (`jax.random.key(seed)`).
@@ -67,12 +76,31 @@ def create(variables: Mapping[str, Any], labels: Any, tx: optax.GradientTransfor
     trainable, frozen, statistics, key = own((promote(trainable), frozen, statistics, key))
     trainable, frozen = pack(trainable, layout), pack(frozen, layout)
     step = jnp.zeros((), jnp.int32)
-    return State(step, trainable, frozen, own(tx.init(trainable)), key, statistics, layout)
+    average = own(trainable) if averaged else None
+    return State(step, trainable, frozen, own(tx.init(trainable)), key, statistics, average, layout)
+
+
+def thaw(state: State, labels: Any, tx: optax.GradientTransformation) -> State:
+    """The state that goes on with more leaves training, those that `labels` adds; `tx` is built from `labels`.
+
+    Leaves that trained before keep their moments, by path; those that thaw begin with fresh ones, a count of their own
+    included, so that their first update is as large as a first update is.
+    """
+    trainable, frozen = partition(unpack(combine(state.trainable, state.frozen), state.layout), labels)
+    trainable = promote(trainable)
+    trainable, frozen = pack(trainable, state.layout), pack(frozen, state.layout)
+    average = None if state.average is None else _carried(state.average, own(trainable))
+    opt_state = _carried(state.opt_state, own(tx.init(trainable)))
+    return replace(state, trainable=trainable, frozen=frozen, opt_state=opt_state, average=average)
 
 
 def variables(state: State) -> dict[str, Any]:
-    """`{"params": …, "adapters": …, "batch_stats": …}` as `Model.apply` takes them; no array is copied."""
-    whole = unpack(combine(state.trainable, state.frozen), state.layout)
+    """`{"params": …, "adapters": …, "batch_stats": …}` as `Model.apply` takes them; no array is copied.
+
+    Where the state keeps an average, that stands in for what trains: it is what a run evaluates and keeps.
+    """
+    best = state.trainable if state.average is None else state.average
+    whole = unpack(combine(best, state.frozen), state.layout)
     return {**whole, STATISTICS: state.statistics} if state.statistics else whole
 
 
@@ -95,10 +123,12 @@ def _laid_out(tree: Any, layout: str) -> Any:
 def to_flat(state: State) -> dict[str, Any]:
     """`{name: array}` of what a checkpoint holds: everything but the frozen leaves.
 
-    `trainable/<path>` and `statistics/<path>` by the paths that rules see, `opt_state/<path>` by JAX's, `step`, and
-    `key`, the key's raw data.
+    `trainable/<path>`, `average/<path>` and `statistics/<path>` by the paths that rules see, `opt_state/<path>` by
+    JAX's, `step`, and `key`, the key's raw data.
     """
     trees = {"trainable": state.trainable, "opt_state": state.opt_state, "statistics": state.statistics}
+    if state.average is not None:
+        trees["average"] = state.average
     flat = {_name(prefix, path): leaf for prefix, tree in trees.items() for path, leaf in by_path(tree).items()}
     return {**flat, "step": state.step, "key": jax.random.key_data(state.key)}
 
@@ -126,8 +156,15 @@ def from_flat(template: State, flat: Mapping[str, Any]) -> State:
         trainable=_filled("trainable", template.trainable, flat),
         opt_state=_filled("opt_state", template.opt_state, flat),
         statistics=_filled("statistics", template.statistics, flat),
+        average=_filled("average", template.average, flat),
         key=own(key),
     )
+
+
+def _carried(before: Any, fresh: Any) -> Any:
+    """`fresh` with the leaves that `before` has under the same path."""
+    known = by_path(before)
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: known.get(path_name(path), leaf), fresh)
 
 
 def own(tree: Any) -> Any:

@@ -19,8 +19,10 @@ import jax.numpy as jnp
 import optax
 
 from tl_jax.errors import InputError, did_you_mean
+from tl_jax.groups import FROZEN
 from tl_jax.model import STATE_KEYS, Model
 from tl_jax.rules import paths
+from tl_jax.training.averaging import average
 from tl_jax.training.optimizer import OptimizerSpec
 from tl_jax.training.partition import by_path, combine
 from tl_jax.training.state import STATISTICS, State, unpack
@@ -42,7 +44,8 @@ def train_step(
     `loss(outputs, batch)` gives (sum over examples, weight), two float32 scalars; the gradient is that of sum / weight.
     `batch` holds the model's inputs beside whatever the loss reads; with `accumulate` > 1 each of its arrays has a
     leading axis of that length, and the micro-batches' sums and weights are added before the one division. `hyper` are
-    the extra arguments of `tx.update` (`learning_rate`, `weight_decay`; {} for an optimiser that has its own).
+    the extra arguments of `tx.update` (`learning_rate`, `weight_decay`; {} for an optimiser that has its own), and
+    `ema` where the state keeps an average (`tl_jax.training.averaging`).
 
     Stages below the first that reads a trainable leaf run in evaluation mode, and so do those with statistics but no
     trainable leaf. The run's key is folded with the step, and is the same for all micro-batches: dropout differs from
@@ -88,11 +91,14 @@ def train_step(
             scale = 1 / jnp.where(weight > 0, weight, 1)
             grads = jax.tree.map(lambda g: g * scale, grads)
             norm = optax.tree.norm(grads)
-            updates, opt_state = tx.update(grads, state.opt_state, state.trainable, **hyper)
+            arguments = {name: value for name, value in hyper.items() if name != "ema"}
+            updates, opt_state = tx.update(grads, state.opt_state, state.trainable, **arguments)
+        trainable = optax.apply_updates(state.trainable, updates)
         new = replace(
             state,
             step=state.step + 1,
-            trainable=optax.apply_updates(state.trainable, updates),
+            trainable=trainable,
+            average=average(state.average, trainable, hyper.get("ema"), state.step),
             opt_state=opt_state,
             statistics=statistics,
         )
@@ -192,7 +198,8 @@ def _policy(precision: str) -> Callable[[], contextlib.AbstractContextManager[An
 
 
 def _hashable(labels: Any) -> tuple[tuple[str, Any], ...]:
-    return tuple(by_path(labels).items())
+    """Labels as a key; without the groups' names, which nothing compiled sees: methods alike but for them share it."""
+    return tuple((p, g if g is FROZEN else replace(g, name="")) for p, g in by_path(labels).items())
 
 
 def _by_value(loss: Loss) -> tuple[Loss, Any]:
