@@ -134,23 +134,7 @@ def prepare(asked: Request, task: Any, say: Say) -> Job:
 
     train = encoded(division.train, "training")
     assert train is not None
-    parameters = sum(leaf.size for leaf in paths(assembly.plan.variables["params"]).values())
-    recipe = Recipe(
-        rate=e.lr if e.lr is not None else peak_rate(assembly.plan.method.name, parameters, e.optimizer),
-        epochs=e.epochs,
-        steps=e.steps,
-        batch_size=e.batch_size,
-        accumulate=e.accumulate,
-        optimizer=e.optimizer,
-        schedule=e.schedule or default_schedule(assembly.plan.method.name),
-        warmup=e.warmup,
-        weight_decay=0.0 if e.optimizer == "adam" else e.weight_decay,
-        clip=e.clip,
-        ema=e.ema,
-        patience=e.patience,
-        precision=e.precision,
-        seed=e.seed,
-    )
+    recipe = recipe_of(e, assembly.plan)
     batches = recipe.batches(train, processor.pad_id)
     if assembly.plan.stepped:
         recipe.rates(recipe.total(batches.steps_per_epoch))  # refuses settings that do not go together
@@ -168,6 +152,27 @@ def prepare(asked: Request, task: Any, say: Say) -> Job:
         encoded(division.test, "evaluation"),
         division.train.where,
         _manifest(asked, assembly, division, recipe, batches, max_length),
+    )
+
+
+def recipe_of(e: Experiment, plan: Plan) -> Recipe:
+    """The numbers of an experiment, with what its method does by itself where it says nothing."""
+    parameters = sum(leaf.size for leaf in paths(plan.variables["params"]).values())
+    return Recipe(
+        rate=e.lr if e.lr is not None else peak_rate(plan.method.name, parameters, e.optimizer),
+        epochs=e.epochs,
+        steps=e.steps,
+        batch_size=e.batch_size,
+        accumulate=e.accumulate,
+        optimizer=e.optimizer,
+        schedule=e.schedule or default_schedule(plan.method.name),
+        warmup=e.warmup,
+        weight_decay=0.0 if e.optimizer == "adam" else e.weight_decay,
+        clip=e.clip,
+        ema=e.ema,
+        patience=e.patience,
+        precision=e.precision,
+        seed=e.seed,
     )
 
 

@@ -36,7 +36,9 @@ class Normed(Module):
 def test_a_head_that_is_not_linear_is_refused(method: Any, mean: Any) -> None:
     head = Stage("head", Normed(), ("pooled",), ("logits",))
     model = Model((*mean.model.stages[:-1], head))
-    with pytest.raises(InputError, match=f"{method.name} solves a linear head, a kernel and a bias; this one has norm/bias"):
+    with pytest.raises(
+        InputError, match=f"{method.name} solves a linear head, a kernel and a bias; this one has norm/bias"
+    ):
         method(model, mean.variables, KEY, mean.inputs)
 
 

@@ -78,6 +78,10 @@ TABLE: dict[str, tuple[Flag, ...]] = {
         Flag("--precision", "what a step computes in: float32, bfloat16", metavar="TYPE"),
         Flag("--seed", "decides everything that is drawn", whole(0), "N"),
     ),
+    "comparison": (
+        Flag("--methods", f"what to compare, separated by commas: {', '.join(METHODS)}", metavar="NAMES"),
+        Flag("--seeds", "how many seeds each is run with: 3 is 0, 1, 2", whole(1), "N"),
+    ),
     "run": (
         Flag("--out", "the run's folder", metavar="FOLDER", default="runs/<data>-<method>"),
         Flag("--resume", "go on from the last checkpoint in --out", None),

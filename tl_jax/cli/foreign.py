@@ -36,6 +36,7 @@ RENAMED: dict[str, str] = {
     "--warmup (100 is steps, 6% a share of them)": "warmup-ratio warmup-steps num-warmup-steps warmup-epochs",
     "--weight-decay": "wd decay",
     "--clip": "max-grad-norm clip-grad grad-clip gradient-clip-val clip-norm",
+    "--ema": "model-ema model-ema-decay ema-decay",
     "--patience": "early-stopping-patience early-stopping",
     "--precision bfloat16": "bf16 fp16 amp half mixed-precision amp-dtype dtype torch-dtype",
     "--max-length": "max-seq-length max-seq-len max-sequence-length model-max-length max-source-length seq-len",

@@ -37,38 +37,47 @@ class TrainBatches:
     batch_size: examples a step, all micro-batches together.
     accumulate: micro-batches a step. Above 1 every array of a batch is [accumulate, batch_size / accumulate, …].
     pad: the token id of padding.
+    lengths: the padded lengths, ascending, the last one long enough; those of another data set make the two share
+        their compiled shapes. None chooses them for these examples.
 
     Raises InputError without examples, for sizes that are not positive, for a batch size that `accumulate` does not
     divide (naming the nearest that it does), and for a bad seed.
     """
 
-    def __init__(self, examples: Encoded, batch_size: int, seed: int, *, accumulate: int = 1, pad: int = 0) -> None:
+    def __init__(
+        self,
+        examples: Encoded,
+        batch_size: int,
+        seed: int,
+        *,
+        accumulate: int = 1,
+        pad: int = 0,
+        lengths: Sequence[int] | None = None,
+    ) -> None:
         _check(examples, batch_size, accumulate)
         self.examples = examples
         self.batch_size = batch_size
         self.seed = check_seed(seed)
         self.accumulate = accumulate
         self.pad = pad
-        lengths = bucket_lengths(examples.lengths, batch_size)
-        self._bucket = np.searchsorted(np.array(lengths), examples.lengths)
-        self._buckets = list(enumerate(lengths))
+        offered = bucket_lengths(examples.lengths, batch_size) if lengths is None else tuple(lengths)
+        self._bucket = np.searchsorted(np.array(offered), examples.lengths)
+        self._buckets = list(enumerate(offered))
         self.steps_per_epoch = -(-len(examples) // batch_size)
         self._epoch = lru_cache(maxsize=2)(self._deal)
         # Counts alone decide how many batches each length gets, so any epoch tells.
         rows = (batch_size,) if accumulate == 1 else (accumulate, batch_size // accumulate)
         parts = self._epoch(0)
         self.shapes = tuple((*rows, length) for length in sorted({part.length for part in parts}))
+        self.lengths = tuple(shape[-1] for shape in self.shapes) if lengths is None else offered
         self.padding = _padding(examples, batch_size * sum(part.length for part in parts))
 
     shapes: tuple[tuple[int, ...], ...]
     """The shapes of `tokens` that occur in every epoch, shortest first."""
+    lengths: tuple[int, ...]
+    """The padded lengths of `shapes`, or those that were given."""
     padding: float
     """The share of all positions of an epoch that is padding, rows of pure padding included."""
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """The padded lengths of `shapes`."""
-        return tuple(shape[-1] for shape in self.shapes)
 
     def batch(self, step: int) -> Batch:
         """The batch of global step `step` (0 is the first), as `Encoded.pad` gives it; see `accumulate`."""

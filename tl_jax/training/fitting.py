@@ -12,7 +12,6 @@ import numpy as np
 from tl_jax.data import Encoded, EvalBatches, TrainBatches
 from tl_jax.methods import Plan
 from tl_jax.model import Model
-from tl_jax.training.checkpoint import Checkpoints
 from tl_jax.training.convex import logistic_regression
 from tl_jax.training.evaluation import batches_of, evaluate, features
 from tl_jax.training.events import Events
@@ -24,6 +23,7 @@ from tl_jax.training.snapshot import Restored
 from tl_jax.training.state import create, from_flat, thaw, to_flat
 from tl_jax.training.state import variables as variables_of
 from tl_jax.training.step import compiled_train_step
+from tl_jax.training.store import Store
 
 Arrays = Mapping[str, Any]
 
@@ -37,7 +37,7 @@ def fit(
     validation: Encoded | None,
     *,
     stored: Callable[[Any], Arrays],
-    checkpoints: Checkpoints,
+    checkpoints: Store,
     events: Events,
     stop_asked: Callable[[], bool],
     where: Callable[[int], str],
@@ -120,7 +120,7 @@ def fit(
     }
 
 
-def _resumed(checkpoints: Checkpoints, events: Events) -> tuple[Memory, Restored | None]:
+def _resumed(checkpoints: Store, events: Events) -> tuple[Memory, Restored | None]:
     """The last good checkpoint and what the loop remembered then; a fresh memory where there is none."""
     found = checkpoints.restore()
     if found is None:
@@ -173,7 +173,8 @@ def _solved(
 ) -> dict[str, Any]:
     """The plan's variables with the head solved on the features of the training examples."""
     assert plan.solver is not None
-    batches = _Stoppable(batches_of(train.examples, train.batch_size, train.lengths, train.pad), stop_asked)
+    once = EvalBatches(train.examples, train.batch_size, lengths=train.lengths, pad=train.pad)
+    batches = _Stoppable(once, stop_asked)
     events.message(f"features of {len(train.examples):,} examples")
     pooled = features(model, plan.variables, batches, "head", recipe.precision)
     kernel, bias, convergence = logistic_regression(

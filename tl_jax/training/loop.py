@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from tl_jax.errors import InputError
-from tl_jax.training.checkpoint import Checkpoints
 from tl_jax.training.events import Events
 from tl_jax.training.phases import phase_at
+from tl_jax.training.store import Store
 
 _LAG = 4  # steps a metric may stay on the device: reading it sooner would make the device wait for the host
 _SAVE_SHARE = 20  # a save may cost one part in so many of the time
@@ -73,7 +73,7 @@ class Loop:
     patience: int
     snapshot: Callable[[Any], Mapping[str, Any]]
     result: Callable[[Any], Mapping[str, Any]]
-    checkpoints: Checkpoints
+    checkpoints: Store
     events: Events
     stop_asked: Callable[[], bool]
     where: Callable[[int], str]

@@ -38,10 +38,11 @@ class Recipe:
         """What of the optimiser is compiled in."""
         return OptimizerSpec(self.optimizer, self.clip or None)
 
-    def batches(self, train: Encoded, pad: int) -> TrainBatches:
-        """The training batches; no batch is larger than the data."""
+    def batches(self, train: Encoded, pad: int, like: TrainBatches | None = None) -> TrainBatches:
+        """The training batches, none larger than the data; or of the shapes of `like`, to share what is compiled."""
         size = min(self.batch_size, -(-len(train) // self.accumulate) * self.accumulate)
-        return TrainBatches(train, size, self.seed, accumulate=self.accumulate, pad=pad)
+        rows, lengths = (size, None) if like is None else (like.batch_size, like.lengths)
+        return TrainBatches(train, rows, self.seed, accumulate=self.accumulate, pad=pad, lengths=lengths)
 
     def total(self, per_epoch: int) -> int:
         """The number of steps."""

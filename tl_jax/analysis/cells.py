@@ -1,0 +1,158 @@
+"""The cells of a comparison: one method on one size of training set with one seed, each a fine-tune kept in memory.
+
+All cells have the model, the held-out examples and the shapes of batches in common, so that what was compiled for one
+cell of a method serves all its others, whatever their size, seed, rate or budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tl_jax import data as data_room
+from tl_jax.analysis.results import Result
+from tl_jax.assembly import Assembly, make_plan, stored_leaves, with_stored
+from tl_jax.errors import InputError
+from tl_jax.groups import FROZEN
+from tl_jax.methods import Method, Plan
+from tl_jax.model import Model
+from tl_jax.preparation import Job, recipe_of
+from tl_jax.rules import paths
+from tl_jax.training.evaluation import batches_of, evaluate
+from tl_jax.training.events import Events
+from tl_jax.training.fitting import fit
+from tl_jax.training.plan_table import plan_table
+from tl_jax.training.recipe import Recipe
+from tl_jax.training.store import InMemory
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Which cell: `shots` None is all labels; `rate` None is the method's own learning rate."""
+
+    method: str
+    shots: int | None
+    seed: int
+    rate: float | None = None
+
+    def __str__(self) -> str:
+        size = "all labels" if self.shots is None else f"{self.shots} labels a class"
+        rate = "" if self.rate is None else f", learning rate {self.rate:g}"
+        return f"{self.method}, {size}, seed {self.seed}{rate}"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A finished cell, and how good it was on validation: the monitored metric, then the loss, negated."""
+
+    result: Result
+    validation: tuple[float, float] | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Ready:
+    """A cell before its first step."""
+
+    assembly: Assembly
+    recipe: Recipe
+    batches: data_room.TrainBatches
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """What all cells have in common.
+
+    `job` is the preparation of a run on all labels, `loaded` the model and variables as they came, `methods` the
+    objects that the cells name.
+    """
+
+    job: Job
+    loaded: tuple[Model, Mapping[str, Any]]
+    methods: Mapping[str, Method]
+
+    @property
+    def task(self) -> Any:
+        """The task, with its labels."""
+        return self.job.assembly.task
+
+    @property
+    def scored(self) -> data_room.Encoded:
+        """The examples a cell is scored on: the evaluation data, else the validation split."""
+        found = self.job.validation if self.job.test is None else self.job.test
+        if found is None:
+            raise InputError("there is nothing to score on: too few examples to hold some out; give --eval-data")
+        return found
+
+    def chosen(self, shots: int | None, seed: int) -> tuple[data_room.Encoded, tuple[str, ...]]:
+        """The training examples of a size and seed, the same for every method, and what there is to say of them."""
+        everything = self.job.train.examples
+        if shots is None:
+            return everything, ()
+        names = [self.task.labels[target] for target in everything.targets]
+        drawn = data_room.shots(names, shots, seed)
+        return everything.select(drawn.indices), drawn.notes
+
+    def table(self, cell: Cell) -> str:
+        """The plan of a cell, before anything is compiled."""
+        ready = self._ready(cell)
+        return plan_table(ready.assembly.plan, ready.assembly.model, self.task, ready.recipe, ready.batches)
+
+    def run(self, cell: Cell, stop_asked: Callable[[], bool]) -> Scored:
+        """Train and score one cell. Raises `Diverged`, and `Interrupted` when `stop_asked`."""
+        ready = self._ready(cell)
+        assembly, recipe, batches = ready.assembly, ready.recipe, ready.batches
+        store = InMemory()
+        with Events(quiet=True) as events:
+            record = fit(
+                assembly.plan,
+                assembly.model,
+                self.task,
+                recipe,
+                batches,
+                self.job.validation,
+                stored=lambda variables: stored_leaves(assembly, variables),
+                checkpoints=store,
+                events=events,
+                stop_asked=stop_asked,
+                where=self.job.where,
+            )
+        best = store.restore_best()
+        assert best is not None  # a fit that returns has kept one
+        variables = with_stored(assembly, best.arrays)
+
+        def score(examples: data_room.Encoded) -> dict[str, Any]:
+            rows = batches.batch_size // batches.accumulate
+            once = batches_of(examples, rows, batches.lengths, batches.pad)
+            return evaluate(assembly.model, self.task, variables, once, recipe.precision)
+
+        validation = None if self.job.validation is None else score(self.job.validation)
+        metrics = validation if self.scored is self.job.validation else score(self.scored)
+        assert metrics is not None
+        monitor = self.task.monitor
+        result = Result(
+            method=cell.method,
+            shots=cell.shots,
+            seed=cell.seed,
+            score=float(metrics[monitor]),
+            examples=len(batches.examples),
+            seconds=record["seconds"] - record.get("compile_seconds", 0.0),  # which all cells of a method share
+            parameters=_trained(assembly.plan),
+            learning_rate=recipe.rate if assembly.plan.stepped else None,
+        )
+        return Scored(result, None if validation is None else (float(validation[monitor]), -float(validation["loss"])))
+
+    def _ready(self, cell: Cell) -> _Ready:
+        e = replace(self.job.experiment, method=cell.method, seed=cell.seed)
+        e = e if cell.rate is None else replace(e, lr=cell.rate)
+        plan = make_plan(*self.loaded, self.task, self.methods[cell.method], seed=cell.seed)
+        assembly = Assembly.of(plan, self.task, precision=e.precision, loaded=self.loaded[1])
+        examples, _ = self.chosen(cell.shots, cell.seed)
+        recipe = recipe_of(e, plan)
+        like = self.job.train
+        return _Ready(assembly, recipe, recipe.batches(examples, like.pad, like))
+
+
+def _trained(plan: Plan) -> int:
+    labels = paths(plan.labels)
+    return sum(leaf.size for path, leaf in paths(plan.variables).items() if labels.get(path, FROZEN) is not FROZEN)

@@ -1,0 +1,60 @@
+"""Compares ways to transfer with each other and with no transfer at all, on your own labelled examples.
+
+Every method is run at every size with every seed; what is finished is kept, and --resume goes on. Printed are the
+scores with their 95 % intervals, what they show in words, and where the curve lies as a picture.
+
+Examples:
+
+  tl-jax compare --model sentence-transformers/all-MiniLM-L6-v2 --data tickets.csv
+  tl-jax compare --model ./minilm --data train.csv --eval-data test.csv --methods scratch,probe,full --shots 8,32,all
+  tl-jax compare --model ./minilm --data train.csv --resume --seeds 5
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+
+from tl_jax.analysis.grid import METHODS, SEEDS, SHOTS
+from tl_jax.cli import console, flags
+from tl_jax.errors import InputError
+from tl_jax.experiment import Experiment
+
+HELP = "compare methods, and what the transfer bought you"
+SWITCHES = ("--resume", "--overwrite", "--dry-run")
+OWN = ("--methods", "--shots", "--seeds")
+_OF_CELLS = ("--method", "--seed", "--fraction")
+SHARED = tuple(
+    flag.name
+    for heading in ("model and data", "training", "run")
+    for flag in flags.TABLE[heading]
+    if flag.name not in (*_OF_CELLS, *OWN, *SWITCHES)
+)
+TAKES = (*SHARED, *OWN, *SWITCHES, "--verbose")
+
+
+def describe(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    shared = {field.name: field.default for field in dataclasses.fields(Experiment)}
+    own = {"methods": METHODS, "shots": SHOTS, "seeds": SEEDS, "out": "runs/<data>-compare"}
+    flags.add(parser, TAKES, defaults={**shared, **own}, read={"--shots": str})
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compares, or with `--dry-run` prints the plans."""
+    switches = flags.given(args, SWITCHES)
+    wanted = flags.given(args, (*SHARED, *OWN))
+    if missing := [name for name in ("--model", "--data") if name[2:] not in wanted]:
+        raise InputError(f"{' and '.join(missing)} missing: give both")
+    console.say(f"tl-jax: comparing on {wanted['data']}; loading JAX")
+    from tl_jax.analysis.comparison import compare
+    from tl_jax.training.loop import Interrupted
+
+    try:
+        outcome = compare(**wanted, **switches)
+    except Interrupted as stop:
+        raise KeyboardInterrupt(f"{stop}; the same command with --resume goes on") from stop
+    print(outcome)
+    if "dry_run" not in switches:
+        print(f"\nthe curve: {outcome.picture}")
+    return 0
