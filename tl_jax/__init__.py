@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_ROOMS = ("data", "methods", "metrics", "models", "pretrained", "rules", "tasks", "training")
+_ROOMS = ("analysis", "data", "methods", "metrics", "models", "pretrained", "rules", "tasks", "training")
 _HOMES = {
+    "Comparison": "tl_jax.analysis.comparison",
     "Diverged": "tl_jax.training.loop",
     "Experiment": "tl_jax.experiment",
     "FROZEN": "tl_jax.groups",
@@ -23,6 +24,7 @@ _HOMES = {
     "Run": "tl_jax.run",
     "Stage": "tl_jax.model",
     "combine": "tl_jax.training.partition",
+    "compare": "tl_jax.analysis.comparison",
     "explain": "tl_jax.rules",
     "finetune": "tl_jax.finetuning",
     "load": "tl_jax.loading",
@@ -36,6 +38,7 @@ _HOMES = {
 }
 __all__ = [
     "__version__",
+    "Comparison",
     "Diverged",
     "Experiment",
     "FROZEN",
@@ -47,6 +50,7 @@ __all__ = [
     "Run",
     "Stage",
     "combine",
+    "compare",
     "explain",
     "finetune",
     "load",
@@ -57,6 +61,7 @@ __all__ = [
     "partition",
     "save",
     "train_step",
+    "analysis",
     "data",
     "methods",
     "metrics",
@@ -68,7 +73,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from tl_jax import data, methods, metrics, models, pretrained, rules, tasks, training
+    from tl_jax import analysis, data, methods, metrics, models, pretrained, rules, tasks, training
+    from tl_jax.analysis.comparison import Comparison, compare
     from tl_jax.errors import InputError
     from tl_jax.experiment import Experiment
     from tl_jax.finetuning import finetune

@@ -172,7 +172,9 @@ def _notes(bench: Bench, wanted: tuple[int | None, ...], numbers: tuple[int, ...
     if bench.scored is bench.job.validation:
         notes.append("scores are of the validation examples, which also chose the best step: --eval-data is fairer")
     if bench.job.validation is None:
-        notes.append(f"nothing was held out to choose by: {SCRATCH} has its usual rate, and the last step is the result")
+        notes.append(
+            f"nothing was held out to choose by: {SCRATCH} has its usual rate, and the last step is the result"
+        )
     if len(numbers) == 1:
         notes.append("one seed gives no interval: nothing can be told from chance; --seeds 3 can")
     return tuple(notes)

@@ -33,7 +33,9 @@ class ComparisonFolder:
             raise InputError("--resume and --overwrite exclude each other: go on with the comparison, or replace it")
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"--out {self.path} is a file; a comparison needs a folder")
-        if not self.path.is_dir() or all(p.name == f".{self.definition_file.name}.partial" for p in self.path.iterdir()):
+        if not self.path.is_dir() or all(
+            p.name == f".{self.definition_file.name}.partial" for p in self.path.iterdir()
+        ):
             return
         if not self.definition_file.is_file():
             raise InputError(f"--out {self.path} holds something that is not a comparison; choose another folder")

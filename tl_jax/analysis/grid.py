@@ -70,7 +70,7 @@ def _several(given: Any) -> list[Any]:
 
 def _listed(parts: list[str], flag: str, what: str) -> list[str]:
     found = [part.strip() for part in parts]
-    if not all(found):
+    if not all(part.strip(",") == part != "" for part in found):
         raise InputError(f"{flag} {','.join(parts)!r} has an empty place: {what} is missing")
     return found
 
