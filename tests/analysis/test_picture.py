@@ -80,14 +80,16 @@ def test_a_line_is_the_means_over_labels_a_class(monkeypatch: pytest.MonkeyPatch
 
 
 def test_bars_are_the_intervals_inside_0_to_100(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    results = grid({"full": {8: [0.9, 1.0], 16: [0.5, 0.52, 0.54]}})
+    results = grid({"full": {8: [0.9, 1.0], 16: [0.5, 0.52, 0.54], None: [0.0, 0.1]}})
     (axes,) = figure_of(results, monkeypatch, tmp_path).axes
     (bars,) = axes.containers[0][2]
-    (low, high), (low_16, high_16) = (sorted(y for _, y in segment) for segment in bars.get_segments())
+    (low, high), (low_16, high_16), (low_all, high_all) = (
+        sorted(y for _, y in segment) for segment in bars.get_segments()
+    )
     assert (low, high) == pytest.approx((95 - 12.7062 * 5, 100), abs=0.01)
     assert (low_16, high_16) == pytest.approx((52 - 4.3027 * 2 / 3**0.5, 52 + 4.3027 * 2 / 3**0.5), abs=0.01)
-    bottom, top = axes.get_ylim()
-    assert bottom < low and 100 < top <= 101
+    assert (low_all, high_all) == pytest.approx((0, 5 + 12.7062 * 5), abs=0.01)
+    assert axes.get_ylim() == (-1, 101)
     assert names(axes)[-1] == "score in %; mean of 2 to 3 seeds, bars: 95 % interval"
 
 
@@ -119,12 +121,12 @@ def test_neighbouring_ticks_stand_on_two_lines(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_names_do_not_overlap(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Six methods that end in the same place, one that ends early, dollars that are not mathematics."""
+    """Six methods that end in the same place, one that ends early, dollars that would be a mistake in mathematics."""
     from matplotlib.text import Text
 
     methods = [f"lora:rank={2**i}" for i in range(6)]
     results = grid({m: {8: [0.5], 16: [0.6]} for m in methods} | {"full": {8: [0.3]}})
-    figure = figure_of(results, monkeypatch, tmp_path, title="$1 and $2_a$ " + "and a very long name " * 5)
+    figure = figure_of(results, monkeypatch, tmp_path, title="paid in $_$ " + "and a very long name " * 5)
     (axes,) = figure.axes
     figure.canvas.draw()  # saving had moved all to cut the margins
     boxes = [Text.get_window_extent(text) for text in axes.texts]  # without the thread that leads to the line

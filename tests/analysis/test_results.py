@@ -66,6 +66,7 @@ def test_methods_and_sizes_are_ordered() -> None:
     assert results.sizes == (8, 16, 128, None)
     assert results.transfers == ("full", "probe")
     assert results.scratch == "scratch"
+    assert Results([cell("scratch"), cell("ssf")]).methods == ("ssf", "scratch")  # last, whatever the alphabet says
 
 
 def test_the_order_asked_for_is_kept() -> None:
