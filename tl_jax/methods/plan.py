@@ -12,7 +12,7 @@ import jax
 
 from tl_jax.errors import InputError
 from tl_jax.groups import FROZEN, Group
-from tl_jax.model import Model, State, Variables
+from tl_jax.model import Model, State, Variables, check_variables
 from tl_jax.rules import Rule, explain, match, paths
 
 
@@ -101,6 +101,7 @@ def cut_of(model: Model, labels: Mapping[str, Any]) -> str:
 
 def fill(model: Model, variables: Variables, key: jax.Array, inputs: State | None = None) -> dict[str, Any]:
     """The variables, with first values for the stages that have none yet (a new head); others are not touched."""
+    check_variables(variables)
     params = variables["params"]
     new = [stage.name for stage in model.stages if (stage.home not in params if stage.home else not params)]
     filled = dict(variables)
