@@ -244,10 +244,22 @@ def test_a_network_with_a_head_of_its_own_trains_it_and_takes_no_other(rng, inpu
     with pytest.raises(InputError, match="writes 3 logits for 2 labels; if they are features, say writes='pooled'"):
         outputs = model.apply(variables, inputs)
         tl.tasks.TextClassification(labels=("a", "b")).total_loss(outputs, {"targets": 0, "weights": 0})
+    assert "no head lies apart from it" in fault(tl.methods.probe(), model, variables, jax.random.key(0))
     other = headed(Model.from_linen(Headed(), writes="pooled"))
     said = "'head' among the network's own params is where those of the stage of that name belong"
     assert said in fault(other.shapes) and said in fault(other.init, jax.random.key(0))
     assert fault(other.apply, variables, inputs).startswith("stage 'network' lacks")
+
+
+def test_a_cut_between_the_network_and_its_head_changes_no_bit(inputs, seed):
+    """Law 1, in training too."""
+    model = headed(encoder())
+    variables = model.init(jax.random.key(0))
+    for mode in ({}, {"train_from": "network", "key": jax.random.key(seed)}):
+        whole = model.apply(variables, inputs, **mode)
+        below = model.apply(variables, inputs, stop="head", **mode)
+        live = {key: below[key] for key in model.live("head") if key in below}
+        assert_same_bits({"": model.apply(variables, live, start="head", **mode)["logits"]}, {"": whole["logits"]})
 
 
 # ------------------------------------------------------------------------------------------------------------ training

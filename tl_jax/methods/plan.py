@@ -87,6 +87,8 @@ class Plan:
 def head_index(model: Model) -> int:
     """The place of the head; raises `InputError` if the model has none."""
     if "head" not in model.names:
+        if "logits" in model.stages[-1].writes:
+            raise InputError("the network writes logits, so no head lies apart from it: let it write 'pooled' features")
         raise InputError("the model has no head to train: attach a task's first (task.attach(model))")
     return model.index("head")
 
