@@ -15,7 +15,7 @@ ORDER = (
     ("errors",),
     ("groups",),
     ("rules",),
-    ("hooks",),
+    ("hooks", "own", "scopes"),
     ("model",),
     ("models", "metrics"),
     ("pretrained", "parallel"),

@@ -1,4 +1,4 @@
-"""How a method's adapter leaves act inside `Model.apply`: the hooks at work, and the proof that each leaf was read.
+"""What acts on modules' calls inside `Model.apply`: a method's adapter leaves, and norms that are held still.
 
 A hook is an object with a `name`, its collection under `adapters`, and one or both of
 
@@ -53,12 +53,45 @@ class Adapters:
 
         return intercept
 
-    def check_read(self, homes: set[str]) -> None:
-        """Raise `InputError` for a leaf that no hook read though its site lies in a scope of `homes`, which ran."""
+    def check_read(self, ran: Callable[[str], bool]) -> None:
+        """Raise `InputError` for a leaf that no hook read though `ran(site)`: the stage its site lies in did run."""
         for path in paths({"adapters": self._collection}):
             site = path.split("/", 2)[2]
-            if path not in self._seen and any(within(site, home) for home in homes):
+            if path not in self._seen and ran(site):
                 raise InputError(f"the adapter leaf {path!r} was not read: no hook of the model acts at {site!r}")
+
+
+class Still:
+    """Batch norms held in evaluation mode inside a stage of scope "" that trains, by module path."""
+
+    def __init__(self, modules: Iterable[str]) -> None:
+        self._modules = frozenset(modules)
+        self._called: set[str] = set()
+
+    def interceptors(self) -> list[Interceptor]:
+        """What tells the norms, if there are any, whichever way the network itself tells them."""
+
+        def intercept(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+            module, path = context.module, site_path("", context.module.path)
+            if path not in self._modules or not hasattr(module, _NORM_MODE) or context.method_name != "__call__":
+                return call(*args, **kwargs)
+            self._called.add(path)
+            # Bound for this one trace, so setting the field outlives nothing; given twice, it would be refused.
+            object.__setattr__(module, _NORM_MODE, None)
+            return call(*args[:1], **{**kwargs, _NORM_MODE: True})
+
+        return [intercept] if self._modules else []
+
+    def check_called(self) -> None:
+        """Raise `InputError` for a module that was not called, or is no norm that can be told."""
+        if deaf := sorted(self._modules - self._called):
+            raise InputError(
+                f"{deaf[0]!r} is to be in evaluation mode while others train, and is neither a stage nor a batch norm "
+                "that was called"
+            )
+
+
+_NORM_MODE = "use_running_average"  # Linen's name for evaluation mode, of a norm's field and of its argument
 
 
 def site_path(home: str, module_path: tuple[str, ...]) -> str:

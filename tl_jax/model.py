@@ -9,7 +9,7 @@ first stage in training mode (`train_from`), rematerialisation, adapter sites.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -20,7 +20,9 @@ import jax.numpy as jnp
 from flax import errors as flax_errors
 
 from tl_jax.errors import InputError, did_you_mean
-from tl_jax.hooks import Adapters, site_path, within
+from tl_jax.hooks import Adapters, Still, site_path, within
+from tl_jax.own import FunctionNetwork, LinenNetwork
+from tl_jax.scopes import add, put, taken
 
 Variables = Mapping[str, Any]
 State = Mapping[str, Any]
@@ -65,13 +67,14 @@ class Stage:
     """One link of the chain.
 
     `module.__call__(*arrays in the order of reads, train=bool, **constants)` returns an array, or a tuple in the order
-    of `writes`. `scope` is the subtree of its variables if not its name (ALBERT's layers share one). `borrows` are
+    of `writes`. `scope` is the subtree of its variables if not its name (ALBERT's layers share one); "" is everything
+    that is in no other stage's scope. `borrows` are
     `(local leaf, absolute path)` pairs: leaves owned elsewhere and only read here (tied heads). `constants` are
     `(name, number)` pairs: what differs between otherwise alike layers.
     """
 
     name: str
-    module: nn.Module
+    module: nn.Module | LinenNetwork | FunctionNetwork
     reads: tuple[str, ...]
     writes: tuple[str, ...]
     scope: str | None = None
@@ -144,6 +147,58 @@ class Model:
         for name in () if isinstance(self.remat, bool) else self.remat:
             self.index(name)
 
+    # -- somebody's own network -----------------------------------------------------------------------------------
+
+    @classmethod
+    def from_linen(
+        cls,
+        module: Any,
+        *,
+        reads: str | Sequence[str] | None = None,
+        writes: str | Sequence[str] = "logits",
+        processor: Any = None,
+    ) -> Model:
+        """A Linen module as a model of one stage, its parameters under the paths that the module gives them.
+
+        `reads` are state keys, in the order of the arguments of `__call__`; without them the arguments' names say:
+        `tokens` and `mask`, or `input_ids` and `attention_mask`, or `image`. `writes` says what comes back: `logits`
+        `[N, labels]`, or `pooled` `[N, D]` for a task to put its head on; several as a tuple in their order or a dict.
+
+        An argument `train`, `training`, `is_training` or `deterministic` is told whether the network trains. In
+        training every stream it draws from follows from the key of `apply`, and `batch_stats` may change. `processor`
+        is what makes its inputs of texts. Raises `InputError` for a module that cannot be hashed or called like this.
+        """
+        if not isinstance(module, nn.Module):
+            hint = f"; give an instance, {module.__name__}(…)" if isinstance(module, type) else ""
+            raise InputError(f"from_linen takes a flax.linen.Module, not {module!r}{hint}")
+        return cls._of_one(LinenNetwork.of(module, _ARGUMENTS, reads, writes), processor)
+
+    @classmethod
+    def from_function(
+        cls,
+        apply: Callable[..., Any],
+        variables: Variables,
+        *,
+        reads: str | Sequence[str] | None = None,
+        writes: str | Sequence[str] = "logits",
+        processor: Any = None,
+    ) -> Model:
+        """A function `apply(params, *arrays)` as a model of one stage; all else as in `from_linen`.
+
+        `variables` are `{"params": nested dicts}` of arrays or shapes: the shapes alone are kept, for those of what
+        it writes follow from them. A function that draws takes `key` beside `train`: a key in training, None in
+        evaluation. It keeps no statistics, and is the same model only while it is the same object.
+        """
+        if not callable(apply):
+            raise InputError(f"from_function takes a function of params and arrays, not {apply!r}")
+        return cls._of_one(FunctionNetwork.of(apply, variables, _ARGUMENTS, reads, writes), processor)
+
+    @classmethod
+    def _of_one(cls, network: LinenNetwork | FunctionNetwork, processor: Any) -> Model:
+        calling = network.calling
+        stage = Stage("network", network, calling.reads, calling.writes, scope="")
+        return cls((stage,), inputs=calling.reads, info=ModelInfo(processor=processor))
+
     # -- places ---------------------------------------------------------------------------------------------------
 
     @property
@@ -174,10 +229,19 @@ class Model:
     def _first(self, path: str, *, borrowed: bool) -> int:
         parts = path.split("/")
         inner = "/".join(parts[2:]) if parts[0] == "adapters" else path
+        home = self._owner(inner)
         for i, stage in enumerate(self.stages):
-            if within(inner, stage.home) or (borrowed and any(within(inner, owner) for _, owner in stage.borrows)):
+            if stage.home == home or (borrowed and any(within(inner, owner) for _, owner in stage.borrows)):
                 return i
         raise InputError(f"no stage owns {path!r}{did_you_mean(inner.split('/')[0], self.names)}")
+
+    def _owner(self, path: str) -> str | None:
+        """The innermost scope that holds the leaf or module at `path`: "" only where no other does."""
+        return max((stage.home for stage in self.stages if within(path, stage.home)), key=len, default=None)
+
+    def _others(self, stage: Stage) -> frozenset[str]:
+        """The scopes that a stage of scope "" must leave to the others."""
+        return frozenset() if stage.home else frozenset(other.home for other in self.stages if other.home)
 
     def live(self, cut: str) -> tuple[str, ...]:
         """The state keys that stages from `cut` on read and do not write first: what a cut must hand over."""
@@ -216,7 +280,7 @@ class Model:
         for _, stage, _, shapes in self._traced(inputs):
             if stage.home not in seen:
                 seen.add(stage.home)
-                _own(variables, stage, shapes)
+                add(variables, stage.home, stage.borrows, self._others(stage), shapes)
         return variables
 
     def init(self, key: jax.Array, inputs: State | None = None, only: Collection[str] | None = None) -> dict[str, Any]:
@@ -234,7 +298,8 @@ class Model:
             if stage.home not in made and (only is None or stage.name in only):
                 made.add(stage.home)
                 mine = jax.random.fold_in(key, owner)
-                _own(variables, stage, stage.module.lazy_init(mine, *args, train=False, **stage.keywords))
+                values = stage.module.lazy_init(mine, *args, train=False, **stage.keywords)
+                add(variables, stage.home, stage.borrows, self._others(stage), values)
         return variables
 
     def _traced(self, inputs: State | None) -> Iterator[tuple[int, Stage, list[Any], Mapping[str, Any]]]:
@@ -260,7 +325,7 @@ class Model:
             kind = next((k for k, types in _KINDS.items() if isinstance(context.module, types)), None)
             if kind is None and _is_norm(context.module):
                 kind = "norm"
-            if kind and context.method_name == "__call__":
+            if kind and context.method_name == "__call__" and args and hasattr(out, "shape"):
                 path = site_path(home, context.module.path)
                 inside = context.module.num_embeddings if kind == "embed" else args[0].shape[-1]
                 found.setdefault(path, Site(path, kind, inside, out.shape[-1]))
@@ -303,24 +368,24 @@ class Model:
         """Run the stages from `start` up to, not including, `stop`, and return the whole state.
 
         `train_from` names the first stage in training mode: those below it, and those named in `evaluate`, run in
-        evaluation mode; None is evaluation throughout. `key` is folded with a stage's index in the whole chain, so cuts
-        see the same bits. With `mutable` (collections) the result is `(state, changed collections)`. Raises
-        `InputError` for unknown state keys and stages, inputs, variables or keys that are missing, statistics that
-        training would change while `mutable` lacks them, and adapter leaves that no trace reads.
+        evaluation mode; None is evaluation throughout. `evaluate` may also name batch norms in a stage of scope "", by
+        module path. `key` is folded with a stage's index in the whole chain, so cuts see the same bits. With `mutable`
+        (collections) the result is `(state, changed collections)`. Raises `InputError` for unknown state keys and
+        stages, inputs, variables or keys that are missing, statistics that training would change while `mutable` lacks
+        them, and adapter leaves that no trace reads.
         """
         first = 0 if start is None else self.index(start)
         last = len(self.stages) if stop is None else self.index(stop)
         training = len(self.stages) if train_from is None else self.index(train_from)
         if last < first:
             raise InputError(f"nothing lies between start {start!r} and stop {stop!r}: the stop comes first")
-        for name in evaluate:
-            self.index(name)
+        still = Still(name for name in evaluate if name not in self.names)
+        if all(stage.home for stage in self.stages):
+            for name in evaluate:
+                self.index(name)
         for key_ in state:
             _check_key(key_, "the state")
-        if "params" not in variables:
-            raise InputError(
-                f"variables are {{collection: tree}} with params among them, not {{{', '.join(variables)}}}"
-            )
+        check_variables(variables)
         state = _complete(state) if first == 0 else dict(state)
         adapters = Adapters(self.hooks, variables.get("adapters") or {})
         variables = {**variables, "params": adapters.override(variables["params"])}
@@ -329,12 +394,13 @@ class Model:
         for i, stage in enumerate(self.stages[first:last], first):
             train = i >= training and stage.name not in evaluate
             rngs = {"dropout": jax.random.fold_in(key, i)} if train and key is not None else None
+            held = still.interceptors() if train and not stage.home else []
 
             def run(
-                mine: Any, args: Any, rngs: Any, stage: Stage = stage, train: bool = train
+                mine: Any, args: Any, rngs: Any, stage: Stage = stage, train: bool = train, held: Any = held
             ) -> tuple[Any, Mapping[str, Any]]:
                 with contextlib.ExitStack() as entered:
-                    for interceptor in adapters.interceptors(stage.home):
+                    for interceptor in (*held, *adapters.interceptors(stage.home)):
                         entered.enter_context(nn.intercept_methods(interceptor))
                     out = stage.module.apply(
                         mine, *args, train=train, rngs=rngs, mutable=list(mutable), **stage.keywords
@@ -344,14 +410,18 @@ class Model:
             if train and (self.remat is True or (self.remat and stage.name in self.remat)):
                 run = jax.checkpoint(run)
             try:
-                out, changes = run(_scoped(stage, {**variables, **changed}), _args(stage, state), rngs)
+                mine = taken({**variables, **changed}, stage.home, stage.borrows, self._others(stage))
+                out, changes = run(mine, _args(stage, state), rngs)
             except tuple(_FAULTS) as e:
                 said = str(e).split(" (https:")[0]
                 raise InputError(f"stage {stage.name!r} {_FAULTS[type(e)]} ({said})") from None
+            if held:
+                still.check_called()
             state.update(_written(stage, out))
             for collection, tree in changes.items():
-                _store(changed, collection, stage.home, tree)
-        adapters.check_read({stage.home for stage in self.stages[first:last]})
+                put(changed, collection, stage.home, tree)
+        ran = {stage.home for stage in self.stages[first:last]}
+        adapters.check_read(lambda site: self._owner(site) in ran)
         return (state, changed) if mutable else state
 
 
@@ -363,6 +433,17 @@ _FAULTS: dict[type[Exception], str] = {
     flax_errors.ScopeParamShapeError: "has a parameter of another shape",
 }
 _KINDS: dict[str, tuple[type, ...]] = {"dense": (nn.Dense,), "embed": (nn.Embed,), "conv": (nn.Conv,)}
+
+
+# What an argument of somebody's own network is called, and the state key it stands for.
+_ARGUMENTS = {**{key: key for key in STATE_KEYS}, **_FOREIGN_KEYS}
+
+
+def check_variables(variables: Any) -> None:
+    """Raise `InputError` for what is not `{collection: tree}` with params among the collections."""
+    if not isinstance(variables, Mapping) or "params" not in variables:
+        there = f"{{{', '.join(map(str, variables))}}}" if isinstance(variables, Mapping) else type(variables).__name__
+        raise InputError(f"variables are {{collection: tree}} with params among them, not {there}")
 
 
 def _is_norm(module: nn.Module) -> bool:
@@ -404,44 +485,3 @@ def _written(stage: Stage, out: Any) -> dict[str, Any]:
     if len(outs) != len(stage.writes):
         raise InputError(f"stage {stage.name!r} wrote {len(outs)} arrays for {', '.join(stage.writes)}")
     return dict(zip(stage.writes, outs, strict=True))
-
-
-def _own(variables: dict[str, Any], stage: Stage, made: Mapping[str, Any]) -> None:
-    """Put what a stage's module made into its scope, without the leaves it only borrows."""
-    for collection, tree in made.items():
-        for local, _ in stage.borrows:
-            tree = _without(tree, local.split("/")) if collection == "params" else tree
-        if tree:
-            _store(variables, collection, stage.home, tree)
-
-
-def _scoped(stage: Stage, variables: Variables) -> dict[str, Any]:
-    """The variables a stage's module sees: its scope of every collection, borrowed leaves put in their places."""
-    mine = {
-        collection: tree if stage.home == "" else tree[stage.home]
-        for collection, tree in variables.items()
-        if collection != "adapters" and (stage.home == "" or stage.home in tree)
-    }
-    for local, owner in stage.borrows:
-        leaf: Any = variables["params"]
-        for part in owner.split("/"):
-            leaf = leaf[part]
-        mine["params"] = _with(mine.get("params", {}), local.split("/"), leaf)
-    return mine
-
-
-def _store(collections: dict[str, Any], collection: str, home: str, tree: Mapping[str, Any]) -> None:
-    """The inverse of `_scoped` for one collection: the scope "" is the collection itself."""
-    scopes = collections.setdefault(collection, {})
-    scopes.update({home: tree} if home else tree)
-
-
-def _with(tree: Mapping[str, Any], path: list[str], leaf: Any) -> dict[str, Any]:
-    head, *rest = path
-    return {**tree, head: _with(tree.get(head, {}), rest, leaf) if rest else leaf}
-
-
-def _without(tree: Mapping[str, Any], path: list[str]) -> dict[str, Any]:
-    head, *rest = path
-    inner = _without(tree[head], rest) if rest else {}
-    return {k: v for k, v in tree.items() if k != head} | ({head: inner} if inner else {})

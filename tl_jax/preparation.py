@@ -21,7 +21,7 @@ from tl_jax.errors import InputError, did_you_mean
 from tl_jax.experiment import Experiment
 from tl_jax.manifest import machine_kind
 from tl_jax.methods import Plan, parse
-from tl_jax.model import Model
+from tl_jax.model import Model, check_variables
 from tl_jax.rules import paths
 from tl_jax.tasks import task_class
 from tl_jax.training.defaults import default_schedule, peak_rate
@@ -77,8 +77,8 @@ def request(model: Any, data: Any, settings: Mapping[str, Any]) -> Request:
         if isinstance(value, str | Path):
             settings[name] = str(value)
         elif value is not None:
-            if name == "model":
-                _check_model(value)
+            if name == "model" and not isinstance(value, Plan):
+                checked_pair(value)
             objects[name] = value
             settings[name] = _name(name, value)
     if (method := settings.get("method")) is not None and not isinstance(method, str):
@@ -120,7 +120,12 @@ def prepare(asked: Request, task: Any, say: Say) -> Job:
     model = assembly.plan.model
     processor = model.processor
     if processor is None:
-        raise InputError(f"{e.model} has no tokenizer: texts cannot be encoded")
+        raise InputError(f"the model ({e.model}) has no tokenizer: texts cannot be encoded")
+    if lacking := [name for name in ("encode", "max_length", "pad_id") if not hasattr(processor, name)]:
+        raise InputError(
+            f"the model's processor, {type(processor).__name__}, has no {', '.join(lacking)}: "
+            "tl.pretrained.OwnTokenizer makes one of a function from a text to its token ids"
+        )
     max_length = e.max_length or processor.max_length
     say(_describe_model(e, model, assembly, max_length))
 
@@ -220,7 +225,7 @@ def _manifest(
             "folder": None if source is None else str(source.folder),
             "revision": None if source is None else source.revision,
             "files": pretrained.fingerprint(source) if given is None else {},
-            "variables": None if given is None else _digest(given),
+            "variables": None if given is None else digest(given),
         },
         "data": {
             "reopens": asked.data is None and asked.eval_data is None,
@@ -230,7 +235,7 @@ def _manifest(
     }
 
 
-def _digest(variables: Mapping[str, Any]) -> str:
+def digest(variables: Mapping[str, Any]) -> str:
     """A SHA-256 in hex of every leaf: weights in memory have no files to be known by."""
     digest = hashlib.sha256()
     for path, leaf in sorted(paths(variables).items()):
@@ -254,16 +259,21 @@ def _describe(division: data_room.Division, say: Say) -> None:
 
 def _describe_model(e: Experiment, model: Model, assembly: Assembly, max_length: int) -> str:
     size = sum(leaf.size for leaf in paths(assembly.plan.variables["params"]).values())
-    return f"{model.info.family} of {size:,} parameters, {model.info.pooling} pooling, texts up to {max_length} tokens"
+    family = f"{model.info.family} of" if model.info.family else "a network of your own,"
+    pooling = f", {model.info.pooling} pooling" if model.info.pooling else ""
+    return f"{family} {size:,} parameters{pooling}, texts up to {max_length} tokens"
 
 
-def _check_model(value: Any) -> None:
-    pair = isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], Model)
-    if not pair and not isinstance(value, Plan):
+def checked_pair(value: Any) -> tuple[Model, Mapping[str, Any]]:
+    """A model in memory; raises `InputError` for what is no `(model, variables)`."""
+    if not (isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], Model)):
         kind = type(value).__name__
         raise InputError(
             f"the model must be a folder, a name on the hub, (model, variables), a plan or an experiment, not {kind}"
         )
+    model, variables = value
+    check_variables(variables)
+    return model, variables
 
 
 def _name(role: str, value: Any) -> str:

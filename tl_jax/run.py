@@ -15,7 +15,7 @@ from tl_jax.experiment import Experiment
 from tl_jax.manifest import read_json
 from tl_jax.methods import merge
 from tl_jax.model import Model
-from tl_jax.preparation import divided
+from tl_jax.preparation import checked_pair, digest, divided
 from tl_jax.run_folder import RunFolder, existing_run
 from tl_jax.tasks import task_class
 from tl_jax.training.checkpoint import Checkpoints
@@ -26,11 +26,12 @@ Say = Callable[[str], object]
 TRAINABLE = "trainable/"  # what `to_flat` puts before the path of a leaf that trains
 
 
-def open_run(folder: str | Path, *, model: str | Path | None = None, task: Any = None, say: Say = print) -> Run:
+def open_run(folder: str | Path, *, model: Any = None, task: Any = None, say: Say = print) -> Run:
     """A run from its folder.
 
     Args:
-        model: where its pre-trained weights lie now, if they moved.
+        model: where its pre-trained weights lie now, if they moved; for a run of a model in memory that model again,
+            as `(model, variables)`.
         task: a task object with the loss and metrics of your own that the run had; a folder does not hold functions.
         say: takes what there is to tell: a damaged checkpoint, texts that were cut.
 
@@ -42,7 +43,10 @@ def open_run(folder: str | Path, *, model: str | Path | None = None, task: Any =
     if not place.finished:
         raise InputError(f"the run {folder} has not finished: tl-jax finetune --resume --out {folder}")
     manifest = read_json(place.manifest_file)
-    loaded, variables = pretrained.load(place.source(model), pooling=manifest["pooling"])
+    if isinstance(model, tuple):
+        loaded, variables = _same(model, manifest, place)
+    else:
+        loaded, variables = pretrained.load(place.source(model), pooling=manifest["pooling"])
     labels = tuple(manifest["labels"])
     if task is None and manifest["loss"]:
         say(f"the run was trained with a loss of its own, {manifest['loss']}; here the loss is the task's")
@@ -52,6 +56,14 @@ def open_run(folder: str | Path, *, model: str | Path | None = None, task: Any =
     assembly = Assembly.of(plan, task, precision=experiment.precision, loaded=None if memory else variables)
     leaves = _leaves(Checkpoints(place.checkpoints, say=say), assembly, folder, say)
     return Run(place, experiment, manifest, assembly, with_stored(assembly, leaves), say)
+
+
+def _same(given: tuple[Any, Any], manifest: Mapping[str, Any], place: RunFolder) -> tuple[Model, Mapping[str, Any]]:
+    """A model in memory, if its variables are those the run was made from."""
+    model, variables = checked_pair(given)
+    if digest(variables) != manifest["model"]["variables"]:
+        raise InputError(f"these are not the variables the run {place.path} was made from")
+    return model, variables
 
 
 def _leaves(checkpoints: Checkpoints, assembly: Assembly, folder: str | Path, say: Say) -> Mapping[str, Any]:

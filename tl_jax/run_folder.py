@@ -89,7 +89,10 @@ class RunFolder:
         places = [recorded["source"], recorded["folder"]] if model is None else [str(model)]
         name = next((place for place in places if place and Path(place).is_dir()), places[0])
         if name is None:
-            raise InputError(f"the run {self.path} was made from a model in memory, which a folder cannot bring back")
+            raise InputError(
+                f"the run {self.path} was made from a model in memory, which a folder cannot bring back: "
+                "give it again, tl.open_run(folder, model=(model, variables))"
+            )
         try:
             source = pretrained.resolve(name, recorded["revision"] if name == recorded["source"] else None)
         except InputError as e:

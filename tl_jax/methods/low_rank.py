@@ -133,7 +133,8 @@ def _chosen(
     unfit = {site.path: reason for site in sites if (reason := _unfit(site, leaves))}
     fit = [site for site in sites if site.path not in unfit]
     if not fit:
-        raise InputError("lora: the model has no dense module outside its head")
+        why = next((f": {s.path} {unfit[s.path]}" for s in sites if s.kind == "dense" and not _in_head(s)), "")
+        raise InputError(f"lora: the model has no dense module outside its head{why}")
     if targets == _ALL:
         return fit
     matched: set[str] = set()
@@ -149,13 +150,20 @@ def _chosen(
 
 def _unfit(site: Site, leaves: Mapping[str, Any]) -> str | None:
     """Why LoRA cannot act on a site."""
-    if site.path.split("/")[0] == "head":
+    if _in_head(site):
         return "is part of the head, which trains in full"
     if site.kind != "dense":
         return f"is of kind {site.kind}"
-    if f"{site.path}/kernel" not in leaves:
+    kernel = leaves.get(f"{site.path}/kernel")
+    if kernel is None:
         return "has no kernel of its own (it is tied to another's, or quantised)"
+    if kernel.ndim != 2:
+        return f"has a kernel of {list(kernel.shape)}, several layers in one: a single update would serve them all"
     return None
+
+
+def _in_head(site: Site) -> bool:
+    return site.path.split("/")[0] == "head"
 
 
 def _why(

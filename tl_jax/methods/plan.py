@@ -12,7 +12,7 @@ import jax
 
 from tl_jax.errors import InputError
 from tl_jax.groups import FROZEN, Group
-from tl_jax.model import Model, State, Variables
+from tl_jax.model import Model, State, Variables, check_variables
 from tl_jax.rules import Rule, explain, match, paths
 
 
@@ -87,6 +87,8 @@ class Plan:
 def head_index(model: Model) -> int:
     """The place of the head; raises `InputError` if the model has none."""
     if "head" not in model.names:
+        if "logits" in model.stages[-1].writes:
+            raise InputError("the network writes logits, so no head lies apart from it: let it write 'pooled' features")
         raise InputError("the model has no head to train: attach a task's first (task.attach(model))")
     return model.index("head")
 
@@ -101,6 +103,7 @@ def cut_of(model: Model, labels: Mapping[str, Any]) -> str:
 
 def fill(model: Model, variables: Variables, key: jax.Array, inputs: State | None = None) -> dict[str, Any]:
     """The variables, with first values for the stages that have none yet (a new head); others are not touched."""
+    check_variables(variables)
     params = variables["params"]
     new = [stage.name for stage in model.stages if (stage.home not in params if stage.home else not params)]
     filled = dict(variables)

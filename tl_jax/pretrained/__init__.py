@@ -6,19 +6,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _HOMES = {
+    "OwnTokenizer": "own_tokenizer",
     "Source": "sources",
     "TextProcessor": "tokenizer",
     "fingerprint": "sources",
     "load": "loading",
+    "load_into": "own_files",
     "resolve": "hub",
     "save": "saving",
     "verify": "sources",
 }
-__all__ = ["Source", "TextProcessor", "fingerprint", "load", "resolve", "save", "verify"]
+__all__ = ["OwnTokenizer", "Source", "TextProcessor", "fingerprint", "load", "load_into", "resolve", "save", "verify"]
 
 if TYPE_CHECKING:
     from tl_jax.pretrained.hub import resolve
     from tl_jax.pretrained.loading import load
+    from tl_jax.pretrained.own_files import load_into
+    from tl_jax.pretrained.own_tokenizer import OwnTokenizer
     from tl_jax.pretrained.saving import save
     from tl_jax.pretrained.sources import Source, fingerprint, verify
     from tl_jax.pretrained.tokenizer import TextProcessor

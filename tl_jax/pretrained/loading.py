@@ -20,6 +20,7 @@ from tl_jax.pretrained import safetensors_files
 from tl_jax.pretrained.conversion import to_canonical
 from tl_jax.pretrained.hub import resolve
 from tl_jax.pretrained.json_files import read_json
+from tl_jax.pretrained.own_files import MODEL_TYPE
 from tl_jax.pretrained.pooling import Modules, choose, read_modules
 from tl_jax.pretrained.sources import Source
 from tl_jax.pretrained.tokenizer import TextProcessor
@@ -97,6 +98,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
     config = read_json(path)
     if not isinstance(config.get("model_type"), str):
         raise InputError(f"{path} names no model_type")
+    if config["model_type"] == MODEL_TYPE:
+        raise InputError(
+            f"{folder} holds the weights of somebody's own network, and not the network: give it, "
+            "tl.load(folder, model=tl.Model.from_linen(…))"
+        )
     return config
 
 

@@ -22,6 +22,7 @@ from tl_jax.models.names import NameMap
 from tl_jax.pretrained.conversion import prefix, to_foreign
 from tl_jax.pretrained.json_files import write_json
 from tl_jax.pretrained.loading import DENSE_HEAD, IDENTITY
+from tl_jax.pretrained.own_files import MODEL_TYPE, tensors_of
 from tl_jax.pretrained.pooling import mode_config, read_modules
 from tl_jax.pretrained.safetensors_files import SINGLE, sync, write, write_folder
 from tl_jax.pretrained.sources import Source
@@ -46,7 +47,8 @@ def save(
     BERT's pooler becomes the class `…ForSequenceClassification`, with `labels` (default: the model's) in its config. A
     classifier over `cls`, `mean` or `last` pooling, which no class of transformers describes, becomes a
     sentence-transformers folder whose `2_Dense` is the head; `load` reads that head back with its labels. Parameters
-    keep their dtypes. `max_shard_size` (bytes, or "5GB") splits the weights.
+    keep their dtypes. `max_shard_size` (bytes, or "5GB") splits the weights. Somebody's own network, of which
+    transformers has no class, is written under its own paths, for `tl.load(folder, model=…)`.
 
     All or nothing: the folder appears when it is complete. Raises `InputError` for a folder that has something in it
     (`overwrite` replaces a model, and nothing but a model), and for what the format cannot hold: adapters that are not
@@ -81,6 +83,11 @@ class _Contents:
 
 def _contents(model: Model, variables: Mapping[str, Any], labels: Sequence[str] | None) -> _Contents:
     info = model.info
+    _check_merged(model, variables)
+    if not info.family:
+        named = labels if labels is not None else info.labels
+        known = {} if named is None else _label_config(named, len(named))
+        return _Contents({"model_type": MODEL_TYPE, **known}, tensors_of(variables), None, "", info.processor, None)
     _check_writable(model, variables)
     names: NameMap = family(info.family).NAMES
     params = dict(variables["params"])
@@ -122,15 +129,14 @@ def _check_target(target: Path, overwrite: bool) -> None:
             raise InputError(f"{target} holds no model (no config.json), and nothing else is overwritten")
 
 
+def _check_merged(model: Model, variables: Mapping[str, Any]) -> None:
+    if model.hooks or paths({"adapters": variables.get("adapters") or {}}):
+        raise InputError("the variables hold adapters, which a folder of the model cannot: merge them first")
+
+
 def _check_writable(model: Model, variables: Mapping[str, Any]) -> None:
     """Refuse what a folder of the family's class cannot hold."""
     info = model.info
-    if not info.family:
-        raise InputError("only models of a known family can be written as a Hugging Face folder")
-    if model.hooks or paths({"adapters": variables.get("adapters") or {}}):
-        raise InputError(
-            "the variables hold adapters, which a Hugging Face folder of the model cannot: merge them first"
-        )
     architecture = family(info.family)
     whole = [stage.name for stage in architecture.stages(architecture.CONFIG(info.config), info.pooling)]
     if lacking := [name for name in whole if name not in model.names]:

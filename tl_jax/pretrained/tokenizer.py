@@ -34,6 +34,22 @@ class EncodedTexts(list[tuple[np.ndarray, np.ndarray]]):
     truncated: int = 0
 
 
+def padded(encoded: EncodedTexts, pad_id: int) -> dict[str, np.ndarray]:
+    """Texts as one rectangle `[N, T]`, padded on the right to the longest: what `Model.apply` takes."""
+    shape = (len(encoded), max((len(ids) for ids, _ in encoded), default=0))
+    tokens, token_type = np.full(shape, pad_id, np.int32), np.zeros(shape, np.int32)
+    mask = np.zeros(shape, bool)
+    for i, (ids, types) in enumerate(encoded):
+        tokens[i, : len(ids)], token_type[i, : len(ids)], mask[i, : len(ids)] = ids, types, True
+    return {
+        "tokens": tokens,
+        "mask": mask,
+        "token_type": token_type,
+        "positions": np.where(mask, np.arange(shape[1], dtype=np.int32), np.int32(0)),
+        "segments": mask.astype(np.int32),
+    }
+
+
 @dataclass(frozen=True, eq=False)
 class TextProcessor:
     """A checkpoint's tokenizer: `processor(["where is my parcel?"])` gives what `Model.apply` takes.
@@ -64,19 +80,7 @@ class TextProcessor:
         than `max_length` tokens (special tokens counted; the default is `self.max_length`) are cut. Raises `InputError`
         for a `max_length` the model has no positions for.
         """
-        encoded = self.encode(texts, pairs=pairs, max_length=max_length)
-        shape = (len(encoded), max((len(ids) for ids, _ in encoded), default=0))
-        tokens, token_type = np.full(shape, self.pad_id, np.int32), np.zeros(shape, np.int32)
-        mask = np.zeros(shape, bool)
-        for i, (ids, types) in enumerate(encoded):
-            tokens[i, : len(ids)], token_type[i, : len(ids)], mask[i, : len(ids)] = ids, types, True
-        return {
-            "tokens": tokens,
-            "mask": mask,
-            "token_type": token_type,
-            "positions": np.where(mask, np.arange(shape[1], dtype=np.int32), np.int32(0)),
-            "segments": mask.astype(np.int32),
-        }
+        return padded(self.encode(texts, pairs=pairs, max_length=max_length), self.pad_id)
 
     def encode(
         self, texts: Sequence[str], max_length: int | None = None, *, pairs: Sequence[str] | None = None

@@ -59,12 +59,17 @@ class TextClassification:
     def attach(self, model: Model) -> Model:
         """The model with a `head` stage for these labels; a head it already has for other labels is replaced.
 
-        A head with the same labels in the same order stays, trained weights and all.
+        A head with the same labels in the same order stays, trained weights and all; somebody's own network that writes
+        logits is its own head.
         """
         if self.labels is None:
             raise InputError("the task has no labels yet: TextClassification(labels=[…])")
-        if "pooler" not in model.names:
-            raise InputError(f"text classification needs a model with a 'pooler' stage; this has {model.names}")
+        if "head" not in model.names and "logits" in model.stages[-1].writes:
+            return replace(model, info=replace(model.info, labels=self.labels))
+        if not any("pooled" in stage.writes for stage in model.stages):
+            raise InputError(
+                f"text classification needs a model that writes pooled, as a 'pooler' does; this has {model.names}"
+            )
         if "head" in model.names and model.info.labels == self.labels:
             return model
         head = classifier(len(self.labels), model.info.config)
@@ -79,6 +84,11 @@ class TextClassification:
 
     def total_loss(self, outputs: Mapping[str, Array], batch: Mapping[str, Array]) -> tuple[Array, Array]:
         """(sum of the losses, number of examples) of a batch; rows of padding (weight 0) count nothing."""
+        if self.labels is not None and outputs["logits"].shape[-1] != len(self.labels):
+            raise InputError(
+                f"the model writes {outputs['logits'].shape[-1]} logits for {len(self.labels)} labels; "
+                "if they are features, say writes='pooled', and the task puts a head on them"
+            )
         losses = (self.loss or cross_entropy)(outputs["logits"], batch["targets"])
         weights = batch["weights"]
         if losses.shape != weights.shape:

@@ -23,6 +23,7 @@ from tl_jax.groups import FROZEN
 from tl_jax.model import STATE_KEYS, Model
 from tl_jax.rules import paths
 from tl_jax.training.averaging import average
+from tl_jax.training.modes import mode
 from tl_jax.training.optimizer import OptimizerSpec
 from tl_jax.training.partition import by_path, combine
 from tl_jax.training.state import STATISTICS, State, unpack
@@ -48,8 +49,8 @@ def train_step(
     `ema` where the state keeps an average (`tl_jax.training.averaging`).
 
     Stages below the first that reads a trainable leaf run in evaluation mode, and so do those with statistics but no
-    trainable leaf. The run's key is folded with the step, and is the same for all micro-batches: dropout differs from
-    example to example by their `noise`.
+    trainable leaf; in somebody's own network so do the norms whose parameters are frozen. The run's key is folded with
+    the step, and is the same for all micro-batches: dropout differs from example to example by their `noise`.
 
     `metrics` are float32 `loss_sum`, `weight`, `grad_norm` (of the mean gradient, before any clip) and bool `finite`.
     Where loss or gradient is not finite the old state is returned whole, its step too: `state.step` counts updates
@@ -61,7 +62,8 @@ def train_step(
     tx = optax.with_extra_args_support(tx)
 
     def step(state: State, batch: Batch, hyper: Mapping[str, Any]) -> tuple[State, dict[str, jax.Array]]:
-        mode = _mode(model, state)
+        trained, frozen = (paths(unpack(half, state.layout)) for half in (state.trainable, state.frozen))
+        training = mode(model, trained, frozen, state.statistics)
         key = jax.random.fold_in(state.key, state.step)
 
         def loss_sum(trainable: Any, statistics: Any, micro: Batch) -> tuple[jax.Array, tuple[jax.Array, Any]]:
@@ -69,7 +71,7 @@ def train_step(
             if statistics:
                 variables = {**variables, STATISTICS: statistics}
             mutable = (STATISTICS,) if statistics else ()
-            outputs = model.apply(variables, inputs_of(micro), key=key, mutable=mutable, **mode)
+            outputs = model.apply(variables, inputs_of(micro), key=key, mutable=mutable, **training)
             if statistics:
                 outputs, changed = outputs
                 statistics = changed[STATISTICS]
@@ -153,15 +155,6 @@ def _compiled_train_step(
 @lru_cache(maxsize=64)
 def _compiled_eval_step(model: Model, loss: Loss, owner: Any, precision: str) -> Any:
     return jax.jit(eval_step(model, _bound(loss, owner), precision=precision))
-
-
-def _mode(model: Model, state: State) -> dict[str, Any]:
-    """Which stages train: from the first that reads a trainable leaf on, norms only where something trains."""
-    trained = list(paths(unpack(state.trainable, state.layout)))
-    first = min(model.first_use(path) for path in trained)
-    homes = {model.stages[model.depth(path)].home for path in trained}
-    still = tuple(s.name for s in model.stages if s.home in state.statistics and s.home not in homes)
-    return {"train_from": model.stages[first].name, "evaluate": still}
 
 
 def inputs_of(batch: Batch) -> dict[str, Any]:
