@@ -11,7 +11,7 @@ INSTALL := -m pip install -qq --disable-pip-version-check --no-input
 .PHONY: help demo test test-all lint bench clean
 
 help:
-	@echo "make demo      fine-tune MiniLM on the support messages in demo/, and ask it"
+	@echo "make demo      fine-tune MiniLM on the support messages in demo/, ask it, and compare what the transfer bought"
 	@echo "make test      the tests, but for those that take minutes"
 	@echo "make test-all  every test"
 	@echo "make lint      ruff check, ruff format, mypy"
@@ -20,12 +20,13 @@ help:
 
 # ------------------------------------------------------------------------------------------------------ what is done
 
-METHOD := full
+MESSAGES := --data demo/messages/train.csv --eval-data demo/messages/test.csv
 demo: .venv/filled
 	@set -e; model=$$(.venv/bin/python demo/model.py); set -x; \
-	.venv/bin/tl-jax finetune --model "$$model" --data demo/messages/train.csv --eval-data demo/messages/test.csv \
-	    --method $(METHOD) --epochs 10 --out runs/demo --overwrite; \
-	.venv/bin/tl-jax predict runs/demo "where is my parcel?" "I was charged twice this month" "the app closes by itself"
+	.venv/bin/tl-jax finetune --model "$$model" $(MESSAGES) --out runs/demo --overwrite; \
+	.venv/bin/tl-jax predict runs/demo "where is my parcel?" "I was charged twice this month" "I can't log in"; \
+	.venv/bin/tl-jax compare --model "$$model" $(MESSAGES) --methods scratch,probe,full --shots 8,all --seeds 3 \
+	    --steps 40 --out runs/demo-compare --overwrite
 
 # What XLA compiled in one test serves the next; tests that count or compare compilations switch it off.
 CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.2

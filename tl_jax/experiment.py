@@ -36,7 +36,7 @@ class Experiment:
         split: which named split of `data` to train on.
         text_column, label_column: inferred and printed when None.
         pooling: how token vectors become one; `auto` follows the checkpoint.
-        method: how to transfer, as on the command line: `lora:rank=8`.
+        method: how to transfer, as on the command line: `lora:rank=8`; None is `lp_ft` where there is a head to solve.
         epochs, steps: the budget; `steps` wins when given. Neither: 3 epochs, more where these are under 200 steps.
         batch_size: examples a step, cut into `accumulate` parts.
         lr: the peak learning rate; None is the method's own.
@@ -61,7 +61,7 @@ class Experiment:
     text_column: str | None = None
     label_column: str | None = None
     pooling: str = "auto"
-    method: str = "full"
+    method: str | None = None
     epochs: float | None = None
     steps: int | None = None
     batch_size: int = 32

@@ -42,6 +42,7 @@ class Request:
     data: Any = None
     eval_data: Any = None
     method: Any = None
+    note: str = ""  # on what was chosen for want of a word
     source: pretrained.Source | None = None  # where the weights of a run that goes on lie
 
 
@@ -81,13 +82,16 @@ def request(model: Any, data: Any, settings: Mapping[str, Any]) -> Request:
                 checked_pair(value)
             objects[name] = value
             settings[name] = _name(name, value)
-    if (method := settings.get("method")) is not None and not isinstance(method, str):
-        objects["method"] = method
+    if not isinstance(given := settings.get("method"), str | None):
+        objects["method"] = given
     if isinstance(model, Plan):
         if "method" in settings:
             raise InputError("a plan has its method already: give method=, or a plan")
         settings["method"] = objects["method"] = model.method
-    settings["method"] = str(parse(settings.get("method") or base.method))
+    method, note = settings.get("method") or base.method, ""
+    if method is None:
+        method, note = _default_method(objects.get("model"))
+    settings["method"] = str(parse(method))
     if isinstance(settings.get("out"), Path):
         settings["out"] = str(settings["out"])
     experiment = dataclasses.replace(base, **settings)
@@ -98,9 +102,16 @@ def request(model: Any, data: Any, settings: Mapping[str, Any]) -> Request:
     if missing:
         raise InputError(f"{' and '.join(missing)} missing: finetune needs a pre-trained model and labelled data")
     if experiment.out is None:
-        kind = experiment.method.partition(":")[0]
+        kind = settings["method"].partition(":")[0]
         experiment = dataclasses.replace(experiment, out=f"runs/{_stem(experiment.data or '')}-{kind}")
-    return Request(experiment, **objects)
+    return Request(experiment, note=note, **objects)
+
+
+def _default_method(model: Any) -> tuple[str, str]:
+    """The method where none is named, and why."""
+    if model is not None and "head" not in model[0].names and "logits" in model[0].stages[-1].writes:
+        return "full", "method full: this network writes logits itself, so there is no head to solve first"
+    return "lp_ft", "method lp_ft (the default): the head is solved on frozen features, then everything trains from it"
 
 
 def prepare(asked: Request, task: Any, say: Say) -> Job:
@@ -108,6 +119,8 @@ def prepare(asked: Request, task: Any, say: Say) -> Job:
     e = asked.experiment
     division = divided(e, asked.data, asked.eval_data)
     _describe(division, say)
+    if asked.note:
+        say(asked.note)
     task = task or task_class(e.task)()
     task = task if task.labels else task.with_labels(division.labels)
     plan_given = asked.model if isinstance(asked.model, Plan) else None
@@ -115,7 +128,9 @@ def prepare(asked: Request, task: Any, say: Say) -> Job:
         assembly = Assembly.of(plan_given, task, precision=e.precision, loaded=None)
     else:
         loaded, variables = asked.model or pretrained.load(asked.source or e.model or "", pooling=e.pooling)
-        plan = make_plan(loaded, variables, task, asked.method or e.method, seed=e.seed)
+        method = asked.method or e.method
+        assert method is not None  # `request` chose one
+        plan = make_plan(loaded, variables, task, method, seed=e.seed)
         assembly = Assembly.of(plan, task, precision=e.precision, loaded=variables if asked.model is None else None)
     model = assembly.plan.model
     processor = model.processor

@@ -52,7 +52,11 @@ TABLE: dict[str, tuple[Flag, ...]] = {
         Flag("--fraction", "train on a share of each label: 10% or 0.1", share, "SHARE", default="all"),
     ),
     "training": (
-        Flag("--method", f"how to transfer, with its parameters as in lora:rank=8: {', '.join(METHODS)}"),
+        Flag(
+            "--method",
+            f"how to transfer, with its parameters as in lora:rank=8: {', '.join(METHODS)}",
+            default="lp_ft",
+        ),
         Flag("--epochs", "passes over the examples", above_zero, "N", default="3, or what makes 200 steps"),
         Flag("--steps", "optimiser steps, in place of --epochs", whole(1), "N", default="what --epochs needs"),
         Flag("--batch-size", "examples in a step", whole(1), "N"),
