@@ -2,8 +2,14 @@
 
     python experiments/sentiment.py MODEL      MODEL: a folder of all-MiniLM-L6-v2, or its name on the hub
 
-prints a table: accuracy on the 872 dev sentences by method, mean and range over seeds 0, 1, 2 (or the seeds given after
+prints the accuracy on the 872 dev sentences by method, mean and range over seeds 0, 1, 2 (or the seeds given after
 MODEL). A finished run is not run again, and a stopped one goes on, so it can be printed in parts.
+
+    method           accuracy          range
+    probe               78.9%    78.9% 78.9%
+    last_layers:k=2     85.1%    84.3% 85.4%
+    lora:rank=8         85.6%    85.4% 85.8%
+    full                87.4%    87.4% 87.5%
 
 The data are a folder t_sst2 of train, dev and test .jsonl under TL_JAX_DATA (default ../shared/data). One of the runs
 alone: `tl-jax finetune experiments/sentiment.py --method lora:rank=8`.
@@ -28,17 +34,15 @@ experiment = tl.Experiment(
 
 def main(model: str, seeds: list[int]) -> None:
     """Run every method and seed (a finished run is not run again, a stopped one goes on) and print the table."""
-    print(f"{'method':<16} {'accuracy':>8}  {'range':>13}  {'seconds':>7}")
+    print(f"{'method':<16} {'accuracy':>8}  {'range':>13}")
     for method in METHODS:
-        scores, seconds = [], []
+        scores = []
         for seed in seeds:
             out = f"runs/sentiment/{method.replace(':', '-')}-{seed}"
             one = dataclasses.replace(experiment, model=model, method=method, seed=seed, out=out)
-            summary = tl.finetune(one, resume=True, quiet=True).summary
-            scores.append(summary["validation"]["accuracy"])
-            seconds.append(summary["seconds"])
+            scores.append(tl.finetune(one, resume=True, quiet=True).summary["validation"]["accuracy"])
         mean, spread = sum(scores) / len(scores), f"{min(scores):.1%} {max(scores):.1%}"
-        print(f"{method:<16} {mean:>8.1%}  {spread:>13}  {sum(seconds) / len(seconds):>7.0f}", flush=True)
+        print(f"{method:<16} {mean:>8.1%}  {spread:>13}", flush=True)
 
 
 if __name__ == "__main__":
