@@ -142,6 +142,21 @@ def test_meshes_that_cannot_be(tmp_path: Path) -> None:
         "data=2,data=4": "--mesh 'data=2,data=4' gives the axis 'data' twice",
         "8": "--mesh '8' is not a mesh: write axis=devices, as in data=4,fsdp=2, or auto",
     }
-    for (code, said), message in zip(on_eight("commands", tmp_path, *wrong), wrong.values(), strict=True):
+    for (code, said), message in zip(on_eight("refused", tmp_path, *wrong), wrong.values(), strict=True):
         assert code == 2 and said.partition("error: ")[2] == message + "\n", said
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_rules_of_ones_own(tmp_path: Path) -> None:
+    """A probe computes features on the mesh; its rules are in the manifest, and refused before anything is written."""
+    tiny = written(tmp_path)
+    single = files.tune(tiny, tmp_path / "single", "probe").metrics
+    found = on_eight("own_rules", tmp_path)
+    assert found["metrics"].pop("loss") == pytest.approx(single.pop("loss"), rel=1e-5)
+    assert found["metrics"] == single
+    machine = json.loads((tmp_path / "own" / "manifest.json").read_text(encoding="utf-8"))["machine"]
+    assert machine["mesh"] == "fsdp=4"
+    assert [pattern for pattern, _ in machine["shardings"]] == [".*/embedding", "layers_0/.*/kernel"]
+    assert "rule 'layers_1/.*' decides nothing: absent" in found["said"] and not (tmp_path / "wrong").exists()
+    with pytest.raises(tl.InputError, match="give mesh= too"):
+        files.tune(tiny, tmp_path / "wrong", "probe", shardings=[])

@@ -221,20 +221,35 @@ def _seen(run: Path, data: Path) -> list[int]:
     return seen
 
 
-def command(*words: str) -> list[Any]:
-    """`tl-jax words…`: its exit code and what it said."""
+def refused(folder: str, *meshes: str) -> list[Any]:
+    """`tl-jax finetune --mesh` with each of these, and with more words after a `;`: exit code and what was said."""
     from tl_jax.cli.main import main
 
-    said = io.StringIO()
-    with contextlib.redirect_stderr(said):
-        code = main(list(words))
-    return [code, said.getvalue()]
-
-
-def commands(folder: str, *meshes: str) -> list[Any]:
-    """Fine-tuning on each of the meshes, and more words after a `;`: exit code and what was said."""
     base = ["finetune", "--model", f"{folder}/model", "--data", f"{folder}/messages.csv", "--out", f"{folder}/refused"]
-    return [command(*base, "--mesh", mesh.partition(";")[0], *mesh.partition(";")[2].split()) for mesh in meshes]
+    found = []
+    for mesh, _, more in (text.partition(";") for text in meshes):
+        said = io.StringIO()
+        with contextlib.redirect_stderr(said):
+            code = main([*base, "--mesh", mesh, *more.split()])
+        found.append([code, said.getvalue()])
+    return found
+
+
+def own_rules(folder: str) -> dict[str, Any]:
+    """A probe with rules of its own on four of the devices; and what is said of a rule that decides nothing."""
+    from jax.sharding import PartitionSpec as P
+
+    import tl_jax as tl
+
+    tiny, rules = written(Path(folder)), [(r".*/embedding", P(None, "fsdp")), (r"layers_0/.*/kernel", P("fsdp"))]
+    try:
+        files.tune(tiny, tiny.folder / "wrong", "probe", mesh="fsdp=4", shardings=[*rules, ("layers_1/.*", P())])
+    except tl.InputError as error:
+        said = str(error)
+    return {
+        "said": said,
+        "metrics": files.tune(tiny, tiny.folder / "own", "probe", mesh="fsdp=4", shardings=rules).metrics,
+    }
 
 
 if __name__ == "__main__":

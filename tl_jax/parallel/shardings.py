@@ -114,7 +114,7 @@ def _checked(spec: Any, path: str, leaf: Any) -> P:
             if name not in AXES:
                 raise InputError(f"the rules put {path} on the axis {name!r}{did_you_mean(name, AXES)}")
     if len(spec) > leaf.ndim:
-        raise InputError(f"the rules give {path} {spec}, and it has {leaf.ndim} dimensions: {list(leaf.shape)}")
+        raise InputError(f"the rules give {path} {spec}, more entries than it has dimensions: {list(leaf.shape)}")
     return spec
 
 
