@@ -205,7 +205,8 @@ def runs(folder: str, method: str, one: str, other: str, settings: dict[str, Any
 
 
 def _seen(run: Path, data: Path) -> list[int]:
-    """The examples that metrics of an opened run are given, by index."""
+    """The examples that metrics of an opened run are given, by index; it is asked on all devices."""
+    import jax
     import numpy as np
 
     import tl_jax as tl
@@ -217,7 +218,9 @@ def _seen(run: Path, data: Path) -> list[int]:
         assert len(outputs["logits"]) == len(batch["index"])
         return np.ones(len(batch["index"])), np.ones(len(batch["index"]))
 
-    tl.open_run(run, task=tl.tasks.TextClassification(metrics={"one": note})).evaluate(data, batch_size=16)
+    opened = tl.open_run(run, task=tl.tasks.TextClassification(metrics={"one": note}))
+    opened.evaluate(data, batch_size=16)
+    assert all(leaf.sharding.num_devices == 8 for leaf in jax.tree.leaves(opened._placed))
     return seen
 
 
@@ -246,9 +249,28 @@ def own_rules(folder: str) -> dict[str, Any]:
         files.tune(tiny, tiny.folder / "wrong", "probe", mesh="fsdp=4", shardings=[*rules, ("layers_1/.*", P())])
     except tl.InputError as error:
         said = str(error)
+    run = files.tune(tiny, tiny.folder / "own", "probe", mesh="fsdp=4", shardings=rules)
+    return {"said": said, "metrics": run.metrics}
+
+
+def placements() -> dict[str, Any]:
+    """Where a finished run is asked, by the mesh it had; whether a step's result lies as its state did."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from tl_jax.parallel import place, place_again
+
+    placement = place("fsdp=4,tensor=2", rows=8)
+    variables = {"params": {"attention": {"query": {"kernel": np.ones((8, 8), np.float32)}}}}
+    state = placement.state({"mu": placement.variables(variables), "count": np.zeros(())}, variables)
+    new = jax.jit(lambda state: placement.kept(jax.tree.map(jnp.zeros_like, state), variables))(state)
+    same = jax.tree.map(lambda a, b: a.sharding == b.sharding, new, state)
+    asked = ("data=4,fsdp=2", "fsdp=4", "data=16", "data=3", "auto", "data=1")
     return {
-        "said": said,
-        "metrics": files.tune(tiny, tiny.folder / "own", "probe", mesh="fsdp=4", shardings=rules).metrics,
+        "again": {text: place_again(text).facts()["mesh"] for text in asked},
+        "kept": jax.tree.leaves(same),
+        "cut": [str(leaf.sharding.spec) for leaf in jax.tree.leaves(new["mu"])],
     }
 
 
