@@ -160,3 +160,27 @@ def test_rules_of_ones_own(tmp_path: Path) -> None:
     assert "rule 'layers_1/.*' decides nothing: absent" in found["said"] and not (tmp_path / "wrong").exists()
     with pytest.raises(tl.InputError, match="give mesh= too"):
         files.tune(tiny, tmp_path / "wrong", "probe", shardings=[])
+
+
+@pytest.mark.full
+def test_what_thaws_and_what_is_averaged(tmp_path: Path) -> None:
+    """Each phase compiles once: what thaws is put where it lies, its fresh moments too, and so is the average."""
+    tiny, method = written(tmp_path), "gradual_unfreezing"
+    settings = {**files.settings(method, epochs=None, steps=STEPS, ema=0.9), "lr": 1e-3}
+    del settings["method"]
+    single = files.tune(tiny, tmp_path / "single", method, **settings)
+    compiled = on_eight("one_run", tmp_path, "mesh", method, {**settings, "mesh": DATA}, **NO_CACHE)
+    close(losses(tmp_path / "mesh"), losses(single.folder))
+    training = json.loads((tmp_path / "mesh" / "summary.json").read_text(encoding="utf-8"))["shapes_compiled"]
+    assert training == 3  # head, layer, embeddings
+    assert compiled.count("jit(step)") == training + 1  # and evaluation
+
+
+@pytest.mark.full
+def test_a_comparison_on_a_mesh(tmp_path: Path) -> None:
+    tiny = written(tmp_path)
+    settings = {"methods": f"probe,{LORA}", "shots": "8", "seeds": 1, "steps": STEPS, "batch_size": 16}
+    single = tl.compare(tiny.mean, tiny.train, eval_data=tiny.test, out=tmp_path / "single", quiet=True, **settings)
+    found = on_eight("compared", tmp_path, {**settings, "mesh": DATA})
+    assert found["meshes"] == [DATA, DATA]
+    assert found["scores"] == [cell.score for cell in single.results.cells]

@@ -204,6 +204,29 @@ def runs(folder: str, method: str, one: str, other: str, settings: dict[str, Any
     }
 
 
+def one_run(folder: str, name: str, method: str, settings: dict[str, Any]) -> list[str]:
+    """A run on eight devices, and the names of what was compiled."""
+    with _compilations() as compiled:
+        files.tune(written(Path(folder)), Path(folder) / name, method, **settings)
+    return compiled
+
+
+def compared(folder: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """The scores of a comparison's cells, and the meshes they were trained on."""
+    import tl_jax as tl
+    from tl_jax.analysis import cells
+
+    tiny, fit, meshes = written(Path(folder)), cells.fit, []
+
+    def spied(*args: Any, placement: Any, **given: Any) -> Any:
+        meshes.append(placement.facts()["mesh"])
+        return fit(*args, placement=placement, **given)
+
+    cells.fit = spied
+    found = tl.compare(tiny.mean, tiny.train, eval_data=tiny.test, out=tiny.folder / "mesh", quiet=True, **settings)
+    return {"scores": [cell.score for cell in found.results.cells], "meshes": meshes}
+
+
 def _seen(run: Path, data: Path) -> list[int]:
     """The examples that metrics of an opened run are given, by index; it is asked on all devices."""
     import jax
