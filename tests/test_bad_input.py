@@ -222,6 +222,8 @@ def test_weights_that_do_not_fit_are_listed_together(shell: Shell, copied: Path)
             r"cannot be cut into 4 equal micro-batches; the nearest batch size is 8 or 12",
         ),
         ("--pooling men", r"--pooling 'men' is not known; did you mean 'mean'"),
+        ("--mesh data=2", r"--mesh data=2 needs 2 devices, and 1 device is there: .*; the nearest that fits is data=1"),
+        ("--mesh data=1,tenser=1", r"--mesh 'data=1,tenser=1' has the unknown axis 'tenser'; did you mean 'tensor'"),
         ("--max-length 2", r"max_length 2 leaves no room for text"),
     ],
 )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_ROOMS = ("analysis", "data", "methods", "metrics", "models", "pretrained", "rules", "tasks", "training")
+_ROOMS = ("analysis", "data", "methods", "metrics", "models", "parallel", "pretrained", "rules", "tasks", "training")
 _HOMES = {
     "Comparison": "tl_jax.analysis.comparison",
     "Diverged": "tl_jax.training.loop",
@@ -66,6 +66,7 @@ __all__ = [
     "methods",
     "metrics",
     "models",
+    "parallel",
     "pretrained",
     "rules",
     "tasks",
@@ -73,7 +74,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from tl_jax import analysis, data, methods, metrics, models, pretrained, rules, tasks, training
+    from tl_jax import analysis, data, methods, metrics, models, parallel, pretrained, rules, tasks, training
     from tl_jax.analysis.comparison import Comparison, compare
     from tl_jax.errors import InputError
     from tl_jax.experiment import Experiment

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from tl_jax.errors import InputError, did_you_mean, nearest
+from tl_jax.parallel.axes import read as read_mesh
 
 _CHOICES = {
     "task": ("text_classification",),
@@ -49,6 +50,7 @@ class Experiment:
         precision: what the step computes in; trainable parameters are float32 either way.
         max_length: tokens kept of a text; None is what the model allows.
         shots, fraction: how much of each class to train on; None is all.
+        mesh: devices by axis, `data=4,fsdp=2`, or `auto`; None is one device. It changes rounding and no more.
         seed: decides everything drawn.
         out: the run's folder; None is `runs/<data>-<method>`.
     """
@@ -78,6 +80,7 @@ class Experiment:
     max_length: int | None = None
     shots: int | None = None
     fraction: float | None = None
+    mesh: str | None = None
     seed: int = 0
     out: str | None = None
 
@@ -115,6 +118,8 @@ class Experiment:
             raise InputError(f"--ema must be a decay from 0 (none) to below 1, such as 0.999, not {self.ema}")
         if self.shots is not None and self.fraction is not None:
             raise InputError("--shots and --fraction exclude each other: give one")
+        if self.mesh is not None:
+            read_mesh(self.mesh)
         if self.seed >= 2**32:
             raise InputError(f"--seed must be below 2**32, not {self.seed}")
 

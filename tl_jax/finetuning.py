@@ -22,6 +22,7 @@ def finetune(
     data: Any = None,
     *,
     task: Any = None,
+    shardings: Any = None,
     resume: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -37,6 +38,7 @@ def finetune(
         model: a folder, a hub name, a pair `(model, variables)`, a `Plan`, or an `Experiment` that says it all.
         data: a file or folder, a list of pairs or dicts, a `Dataset`; `eval_data=` likewise.
         task: a task object with your own labels, loss or metrics.
+        shardings: rules `(pattern, PartitionSpec)` for what lies where on `mesh`; see `tl_jax.parallel.DEFAULT`.
         resume: go on from the last good checkpoint in `out`; a finished run is returned as it is.
         overwrite: replace the run in `out`.
         quiet: print nothing.
@@ -54,7 +56,7 @@ def finetune(
     with Events(quiet=quiet) as events:
         if going_on and request.model is None:
             request = replace(request, source=place.source_for(experiment.model))
-        job = preparation.prepare(request, task, events.message)
+        job = preparation.prepare(request, task, events.message, shardings)
         if going_on:
             place.check_same(experiment, job.manifest)
             if changed := place.machine_changes(job.manifest):
@@ -87,6 +89,7 @@ def finetune(
                 events=events,
                 stop_asked=lambda: interrupt.requested,
                 where=job.where,
+                placement=job.placement,
             )
         run = _opened(place, job, checkpoints, quiet)
         if run is None:
@@ -103,7 +106,8 @@ def _opened(place: RunFolder, job: preparation.Job, checkpoints: Checkpoints, qu
     if best is None:
         return None
     variables = with_stored(job.assembly, best.arrays)
-    return Run(place, job.experiment, job.manifest, job.assembly, variables, _silent if quiet else print)
+    say = _silent if quiet else print
+    return Run(place, job.experiment, job.manifest, job.assembly, variables, say, job.placement)
 
 
 def _silent(text: str) -> None:

@@ -22,6 +22,7 @@ from tl_jax.experiment import Experiment
 from tl_jax.manifest import machine_kind
 from tl_jax.methods import Plan, parse
 from tl_jax.model import Model, check_variables
+from tl_jax.parallel import Placement, place
 from tl_jax.rules import paths
 from tl_jax.tasks import task_class
 from tl_jax.training.defaults import default_schedule, peak_rate
@@ -57,6 +58,7 @@ class Job:
     validation: data_room.Encoded | None
     test: data_room.Encoded | None
     where: Callable[[int], str]
+    placement: Placement
     manifest: dict[str, Any]
 
 
@@ -114,8 +116,11 @@ def _default_method(model: Any) -> tuple[str, str]:
     return "lp_ft", "method lp_ft (the default): the head is solved on frozen features, then everything trains from it"
 
 
-def prepare(asked: Request, task: Any, say: Say) -> Job:
-    """Read the data and the weights, attach the head, make the plan, encode. `say` hears what was chosen and why."""
+def prepare(asked: Request, task: Any, say: Say, shardings: Any = None) -> Job:
+    """Read the data and the weights, attach the head, make the plan, encode. `say` hears what was chosen and why.
+
+    `shardings` are rules for what lies where on the experiment's mesh; None are the default ones.
+    """
     e = asked.experiment
     division = divided(e, asked.data, asked.eval_data)
     _describe(division, say)
@@ -156,6 +161,10 @@ def prepare(asked: Request, task: Any, say: Say) -> Job:
     assert train is not None
     recipe = recipe_of(e, assembly.plan)
     batches = recipe.batches(train, processor.pad_id)
+    rows = batches.batch_size // batches.accumulate
+    placement = place(e.mesh, rows=rows, parts=batches.accumulate, rules=shardings)
+    if placement.mesh is not None:
+        say(placement.described(assembly.plan.variables, rows))
     if assembly.plan.stepped:
         recipe.rates(recipe.total(batches.steps_per_epoch))  # refuses settings that do not go together
     elif task.loss is not None:
@@ -171,7 +180,8 @@ def prepare(asked: Request, task: Any, say: Say) -> Job:
         encoded(division.validation, "validation"),
         encoded(division.test, "evaluation"),
         division.train.where,
-        _manifest(asked, assembly, division, recipe, batches, max_length),
+        placement,
+        _manifest(asked, assembly, division, recipe, batches, max_length, placement),
     )
 
 
@@ -219,6 +229,7 @@ def _manifest(
     recipe: Recipe,
     batches: data_room.TrainBatches,
     max_length: int,
+    placement: Placement,
 ) -> dict[str, Any]:
     task, info = assembly.task, assembly.plan.model.info
     source = info.source
@@ -226,7 +237,7 @@ def _manifest(
     parts = {"train": division.train, "validation": division.validation, "test": division.test}
     return {
         "tl_jax": __version__,
-        "machine": machine_kind(),
+        "machine": {**machine_kind(), **placement.facts()},
         "recipe": {**asdict(recipe), "steps": recipe.total(batches.steps_per_epoch)},
         "task": task.name,
         "labels": list(task.labels),

@@ -15,6 +15,7 @@ from tl_jax.experiment import Experiment
 from tl_jax.manifest import read_json
 from tl_jax.methods import merge
 from tl_jax.model import Model
+from tl_jax.parallel import ANYWHERE, Placement, place_again
 from tl_jax.preparation import checked_pair, digest, divided
 from tl_jax.run_folder import RunFolder, existing_run
 from tl_jax.tasks import task_class
@@ -55,7 +56,8 @@ def open_run(folder: str | Path, *, model: Any = None, task: Any = None, say: Sa
     memory = not manifest["model"]["files"]
     assembly = Assembly.of(plan, task, precision=experiment.precision, loaded=None if memory else variables)
     leaves = _leaves(Checkpoints(place.checkpoints, say=say), assembly, folder, say)
-    return Run(place, experiment, manifest, assembly, with_stored(assembly, leaves), say)
+    placement = place_again(experiment.mesh)
+    return Run(place, experiment, manifest, assembly, with_stored(assembly, leaves), say, placement)
 
 
 def _same(given: tuple[Any, Any], manifest: Mapping[str, Any], place: RunFolder) -> tuple[Model, Mapping[str, Any]]:
@@ -97,6 +99,7 @@ class Run:
         assembly: Assembly,
         variables: Mapping[str, Any],
         say: Say = print,
+        placement: Placement = ANYWHERE,
     ) -> None:
         self.folder = place.path
         self.experiment = experiment
@@ -107,9 +110,15 @@ class Run:
         self.variables = dict(variables)
         self._place = place
         self._say = say
+        self._placement = placement
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r}, {self.experiment.method} on {self.experiment.data})"
+
+    @cached_property
+    def _placed(self) -> dict[str, Any]:
+        """The variables where a run on a mesh computes with them."""
+        return self._placement.variables(self.variables)
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -140,7 +149,7 @@ class Run:
             return []
         examples = self._told(prepare_texts(texts, self.model.processor, self.manifest["max_length"]))
         batches = self._batches(examples, batch_size)
-        logits = answer(self.model, self.task, self.variables, batches, self.experiment.precision)
+        logits = answer(self.model, self.task, self._placed, batches, self.experiment.precision, self._placement)
         return [{"text": text, **found} for text, found in zip(texts, self.task.decode(logits), strict=True)]
 
     def evaluate(self, data: Any = None, *, split: str | None = None, batch_size: int | None = None) -> dict[str, Any]:
@@ -162,7 +171,7 @@ class Run:
     def score(self, examples: data_room.Encoded, batch_size: int | None = None) -> dict[str, Any]:
         """Loss and metrics on examples that are encoded already."""
         batches = self._batches(examples, batch_size)
-        return evaluate(self.model, self.task, self.variables, batches, self.experiment.precision)
+        return evaluate(self.model, self.task, self._placed, batches, self.experiment.precision, self._placement)
 
     def export(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write the model as a Hugging Face folder, adapters merged, with its label names."""

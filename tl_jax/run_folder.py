@@ -64,7 +64,8 @@ class RunFolder:
         # A path is only a name: what lies there counts.
         names = {"model": ("model",), "data": ("data", "eval_data")}
         moved = [name for part, fields in names.items() if same[part] for name in fields]
-        differences = saved.differences(experiment, ignoring=moved)
+        # The mesh is of the machine, not of the experiment: `machine_changes` tells of it.
+        differences = saved.differences(experiment, ignoring=(*moved, "mesh"))
         if not differences:
             differences = [f"the {key} changed since the run began" for key, as_before in same.items() if not as_before]
         if differences:

@@ -102,6 +102,7 @@ class Bench:
         """Train and score one cell. Raises `Diverged`, and `Interrupted` when `stop_asked`."""
         ready = self._ready(cell)
         assembly, recipe, batches = ready.assembly, ready.recipe, ready.batches
+        placement = self.job.placement
         store = InMemory()
         with Events(quiet=True) as events:
             record = fit(
@@ -116,15 +117,16 @@ class Bench:
                 events=events,
                 stop_asked=stop_asked,
                 where=self.job.where,
+                placement=placement,
             )
         best = store.restore_best()
         assert best is not None  # a fit that returns has kept one
-        variables = with_stored(assembly, best.arrays)
+        variables = placement.variables(with_stored(assembly, best.arrays))
 
         def score(examples: data_room.Encoded) -> dict[str, Any]:
             rows = batches.batch_size // batches.accumulate
             once = batches_of(examples, rows, batches.lengths, batches.pad)
-            return evaluate(assembly.model, self.task, variables, once, recipe.precision)
+            return evaluate(assembly.model, self.task, variables, once, recipe.precision, placement)
 
         validation = None if self.job.validation is None else score(self.job.validation)
         metrics = validation if self.scored is self.job.validation else score(self.scored)

@@ -80,6 +80,7 @@ TABLE: dict[str, tuple[Flag, ...]] = {
         Flag("--ema", "evaluate and keep a moving average of what trains, of this decay: 0.999", zero_or_more, "DECAY"),
         Flag("--patience", "stop after N evaluations without a better one; 0 never stops", whole(0), "N"),
         Flag("--precision", "what a step computes in: float32, bfloat16", metavar="TYPE"),
+        Flag("--mesh", "devices by axis (data, fsdp, tensor) or auto", metavar="data=4,fsdp=2", default="one device"),
         Flag("--seed", "decides everything that is drawn", whole(0), "N"),
     ),
     "comparison": (

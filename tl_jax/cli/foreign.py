@@ -39,6 +39,7 @@ RENAMED: dict[str, str] = {
     "--ema": "model-ema model-ema-decay ema-decay",
     "--patience": "early-stopping-patience early-stopping",
     "--precision bfloat16": "bf16 fp16 amp half mixed-precision amp-dtype dtype torch-dtype",
+    "--mesh data=N,fsdp=N,tensor=N": "fsdp tensor-parallel-size tp-size num-gpus num-devices mesh-shape",
     "--max-length": "max-seq-length max-seq-len max-sequence-length model-max-length max-source-length seq-len",
     "--fraction, or --shots": "max-train-samples train-subset",
     "--seed": "data-seed random-seed random-state",

@@ -211,16 +211,16 @@ class Pooler(nn.Module):
             starts = jnp.argmax(segments > 0, axis=-1)
         else:
             hidden, segments = hidden[rows], segments[rows]
-        examples = jnp.arange(hidden.shape[0])
-        mine = segments == segments[examples, starts][:, None]
+        mine = segments == jnp.take_along_axis(segments, starts[:, None], axis=1, mode="clip")
         if self.pooling == "mean":
             weights = (mine & (segments > 0)).astype(jnp.float32)
             total = jnp.einsum("bt,btd->bd", weights, hidden.astype(jnp.float32))
             return (total / jnp.maximum(weights.sum(-1, keepdims=True), 1e-9)).astype(hidden.dtype)
         if self.pooling == "last":
-            return hidden[examples, hidden.shape[1] - 1 - jnp.argmax(mine[:, ::-1], axis=-1)]
-        first = hidden[examples, starts]
-        if self.pooling == "cls":
+            starts = hidden.shape[1] - 1 - jnp.argmax(mine[:, ::-1], axis=-1)
+        # Each example within its own row: a mesh that splits the rows has nothing to exchange.
+        first = jnp.take_along_axis(hidden, starts[:, None, None], axis=1, mode="clip")[:, 0]
+        if self.pooling in ("cls", "last"):
             return first
         dense = Dense(hidden.shape[-1], dtype=self.dtype, kernel_init=normal(self.init_std), name="dense")
         return jnp.tanh(dense(first))

@@ -11,6 +11,7 @@ import numpy as np
 
 from tl_jax.data import Encoded, EvalBatches
 from tl_jax.model import Model
+from tl_jax.parallel import ANYWHERE, Placement
 from tl_jax.training.step import compiled_eval_step, inputs_of
 
 Batch = Mapping[str, np.ndarray]
@@ -22,9 +23,19 @@ def batches_of(examples: Encoded, batch_size: int, lengths: Sequence[int], pad: 
     return EvalBatches(examples, rows, lengths=lengths, pad=pad)
 
 
-def evaluate(model: Model, task: Any, variables: Any, batches: Iterable[Batch], precision: str) -> dict[str, Any]:
-    """Loss and metrics over all examples of `batches`, in evaluation mode; sums are added in float64 on the host."""
-    step = compiled_eval_step(model, task.total_loss, precision=precision)
+def evaluate(
+    model: Model,
+    task: Any,
+    variables: Any,
+    batches: Iterable[Batch],
+    precision: str,
+    placement: Placement = ANYWHERE,
+) -> dict[str, Any]:
+    """Loss and metrics over all examples of `batches`, in evaluation mode; sums are added in float64 on the host.
+
+    `variables` lie where `placement` puts them, here and below.
+    """
+    step = compiled_eval_step(model, task.total_loss, precision=precision, placement=placement)
     totals, loss, weight = task.new_metrics(), 0.0, 0.0
     for batch in batches:
         outputs, sums = jax.device_get(step(variables, batch))
@@ -33,21 +44,26 @@ def evaluate(model: Model, task: Any, variables: Any, batches: Iterable[Batch], 
     return {"loss": loss / max(weight, 1.0), **totals.result()}
 
 
-def answer(model: Model, task: Any, variables: Any, batches: EvalBatches, precision: str) -> np.ndarray:
+def answer(
+    model: Model, task: Any, variables: Any, batches: EvalBatches, precision: str, placement: Placement = ANYWHERE
+) -> np.ndarray:
     """The logits `[N, labels]` in the order of `batches.examples`, from the same compiled step as `evaluate`."""
-    step = compiled_eval_step(model, task.total_loss, precision=precision)
+    step = compiled_eval_step(model, task.total_loss, precision=precision, placement=placement)
     return _in_order(batches, lambda batch: step(variables, batch)[0]["logits"])
 
 
-def features(model: Model, variables: Any, batches: Any, stop: str, precision: str) -> np.ndarray:
+def features(
+    model: Model, variables: Any, batches: Any, stop: str, precision: str, placement: Placement = ANYWHERE
+) -> np.ndarray:
     """What is `pooled` `[N, D]` before the stage `stop`, in the order of `batches.examples`."""
-    return _in_order(batches, lambda batch: _pooled(model, stop, precision, variables, inputs_of(batch)))
+    pooled = placement.fed(partial(_pooled, model, stop, precision, placement))
+    return _in_order(batches, lambda batch: pooled(variables, inputs_of(batch)))
 
 
-@partial(jax.jit, static_argnames=("model", "stop", "precision"))
-def _pooled(model: Model, stop: str, precision: str, variables: Any, inputs: Any) -> Any:
+@partial(jax.jit, static_argnames=("model", "stop", "precision", "placement"))
+def _pooled(model: Model, stop: str, precision: str, placement: Placement, variables: Any, inputs: Any) -> Any:
     with jax.default_matmul_precision("highest" if precision == "float32" else None):  # as the step has it
-        return model.apply(variables, inputs, stop=stop)["pooled"]
+        return placement.whole(model.apply(placement.gathered(variables), inputs, stop=stop)["pooled"])
 
 
 def _in_order(batches: Any, compute: Callable[[Batch], Any]) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 from tl_jax.data import Encoded, EvalBatches, TrainBatches
 from tl_jax.methods import Plan
 from tl_jax.model import Model
+from tl_jax.parallel import ANYWHERE, Placement
 from tl_jax.training.convex import logistic_regression
 from tl_jax.training.evaluation import batches_of, evaluate, features
 from tl_jax.training.events import Events
@@ -41,6 +42,7 @@ def fit(
     events: Events,
     stop_asked: Callable[[], bool],
     where: Callable[[int], str],
+    placement: Placement = ANYWHERE,
 ) -> dict[str, Any]:
     """Train the plan; the best leaves, as `stored(variables)` picks them, end in the checkpoints' best slot.
 
@@ -48,15 +50,15 @@ def fit(
     what happened: steps, the best one, seconds. Raises `Diverged` and `Interrupted`.
     """
     began = time.monotonic()
-    check = None if validation is None else _validator(model, task, recipe, train, validation)
+    check = None if validation is None else _validator(model, task, recipe, train, validation, placement)
 
     def solved() -> dict[str, Any]:
-        return _solved(plan, model, task, recipe, train, events, stop_asked)
+        return _solved(plan, model, task, recipe, train, events, stop_asked, placement)
 
     if not plan.stepped:
         events.started(total=0, resumed=0)
         variables = solved()
-        metrics = {} if check is None else check(variables)
+        metrics = {} if check is None else check(placement.variables(variables))
         if metrics:
             events.evaluated(step=0, epoch=0.0, metrics=metrics, best=True)
         checkpoints.save_best(0, stored(variables), {})
@@ -75,20 +77,26 @@ def fit(
             trained[phase],
             accumulate=recipe.accumulate,
             precision=recipe.precision,
+            placement=placement,
         )
+
+    def thawed(state: Any, phase: int) -> Any:
+        more = thaw(state, trained[phase], recipe.spec.build(trained[phase]))
+        return placement.state(more, variables_of(more))
 
     memory, found = _resumed(checkpoints, events)
     events.started(total=total, resumed=0 if found is None else found.step)
     phase = phase_at(phase_starts, max(0, found.step - 1)) if found else 0
-    variables = solved() if plan.solver is not None and found is None else dict(plan.variables)
+    variables = placement.variables(solved() if plan.solver is not None and found is None else plan.variables)
     tx = recipe.spec.build(trained[phase])
     state = create(variables, trained[phase], tx, _training_key(recipe.seed), averaged=recipe.ema > 0)
+    state = placement.state(state, variables)
     if found is not None:
         state = from_flat(state, found.arrays)
     loop = Loop(
         step=step,
         starts=phase_starts,
-        thaw=lambda state, phase: thaw(state, trained[phase], recipe.spec.build(trained[phase])),
+        thaw=thawed,
         batch=train.batch,
         rate=recipe.rates(total),
         hyper=recipe.hyper,
@@ -141,10 +149,10 @@ def _training_key(seed: int) -> jax.Array:
 
 
 def _validator(
-    model: Model, task: Any, recipe: Recipe, train: TrainBatches, validation: Encoded
+    model: Model, task: Any, recipe: Recipe, train: TrainBatches, validation: Encoded, placement: Placement
 ) -> Callable[[Any], dict[str, Any]]:
     batches = batches_of(validation, train.batch_size // train.accumulate, train.lengths, train.pad)
-    return lambda variables: evaluate(model, task, variables, batches, recipe.precision)
+    return lambda variables: evaluate(model, task, variables, batches, recipe.precision, placement)
 
 
 class _Stoppable:
@@ -170,13 +178,14 @@ def _solved(
     train: TrainBatches,
     events: Events,
     stop_asked: Callable[[], bool],
+    placement: Placement,
 ) -> dict[str, Any]:
     """The plan's variables with the head solved on the features of the training examples."""
     assert plan.solver is not None
     once = EvalBatches(train.examples, train.batch_size, lengths=train.lengths, pad=train.pad)
     batches = _Stoppable(once, stop_asked)
     events.message(f"features of {len(train.examples):,} examples")
-    pooled = features(model, plan.variables, batches, "head", recipe.precision)
+    pooled = features(model, placement.variables(plan.variables), batches, "head", recipe.precision, placement)
     kernel, bias, convergence = logistic_regression(
         pooled, train.examples.targets, len(task.labels), strength=plan.solver.C
     )

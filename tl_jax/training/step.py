@@ -21,6 +21,7 @@ import optax
 from tl_jax.errors import InputError, did_you_mean
 from tl_jax.groups import FROZEN
 from tl_jax.model import STATE_KEYS, Model
+from tl_jax.parallel import ANYWHERE, Placement
 from tl_jax.rules import paths
 from tl_jax.training.averaging import average
 from tl_jax.training.modes import mode
@@ -38,7 +39,13 @@ _PRECISIONS = {"float32": "highest", "bfloat16": None}
 
 
 def train_step(
-    model: Model, loss: Loss, tx: optax.GradientTransformation, *, accumulate: int = 1, precision: str = "float32"
+    model: Model,
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    *,
+    accumulate: int = 1,
+    precision: str = "float32",
+    placement: Placement = ANYWHERE,
 ) -> Step:
     """`(state, batch, hyper) -> (state, metrics)`, pure: jit it yourself, or take `compiled_train_step`.
 
@@ -55,6 +62,8 @@ def train_step(
     `metrics` are float32 `loss_sum`, `weight`, `grad_norm` (of the mean gradient, before any clip) and bool `finite`.
     Where loss or gradient is not finite the old state is returned whole, its step too: `state.step` counts updates
     done, and what follows starts from the last good state.
+
+    With a `placement` on a mesh the state and the batch must lie as it puts them; the new state lies so again.
     """
     if accumulate < 1:
         raise InputError(f"accumulate must be at least 1, not {accumulate}")
@@ -67,7 +76,7 @@ def train_step(
         key = jax.random.fold_in(state.key, state.step)
 
         def loss_sum(trainable: Any, statistics: Any, micro: Batch) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-            variables = unpack(combine(trainable, state.frozen), state.layout)
+            variables = placement.gathered(unpack(combine(trainable, state.frozen), state.layout))
             if statistics:
                 variables = {**variables, STATISTICS: statistics}
             mutable = (STATISTICS,) if statistics else ()
@@ -106,12 +115,12 @@ def train_step(
         )
         finite = jnp.isfinite(total) & jnp.isfinite(norm)
         metrics = {"loss_sum": total, "weight": weight, "grad_norm": norm, "finite": finite}
-        return _kept(finite, new, state), metrics
+        return placement.kept(_kept(finite, new, state), combine(state.trainable, state.frozen)), metrics
 
     return step
 
 
-def eval_step(model: Model, loss: Loss, *, precision: str = "float32") -> Evaluation:
+def eval_step(model: Model, loss: Loss, *, precision: str = "float32", placement: Placement = ANYWHERE) -> Evaluation:
     """`(variables, batch) -> (outputs, {"loss_sum", "weight"})` in evaluation mode, pure.
 
     `outputs` are what the last stage writes (`logits`): the rest of the state is not worth its memory.
@@ -120,41 +129,57 @@ def eval_step(model: Model, loss: Loss, *, precision: str = "float32") -> Evalua
 
     def step(variables: Mapping[str, Any], batch: Batch) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         with policy():
-            outputs = model.apply(variables, inputs_of(batch))
+            outputs = model.apply(placement.gathered(variables), inputs_of(batch))
             total, weight = loss(outputs, batch)
-        return {name: outputs[name] for name in model.stages[-1].writes}, {"loss_sum": total, "weight": weight}
+        written = {name: outputs[name] for name in model.stages[-1].writes}
+        return placement.whole(written), {"loss_sum": total, "weight": weight}
 
     return step
 
 
 def compiled_train_step(
-    model: Model, loss: Loss, spec: OptimizerSpec, labels: Any, *, accumulate: int = 1, precision: str = "float32"
+    model: Model,
+    loss: Loss,
+    spec: OptimizerSpec,
+    labels: Any,
+    *,
+    accumulate: int = 1,
+    precision: str = "float32",
+    placement: Placement = ANYWHERE,
 ) -> Any:
     """`train_step` with `spec.build(labels)`, jitted, its state donated: one jitted function per value of all these.
 
+    The batch is given as host arrays; where there is a mesh it is split over it on the way.
     Give `hyper` as numpy float32 scalars: Python floats have a type of their own and compile again. A `loss` that is a
     function or a method of a frozen dataclass (a task) compares by value; a lambda is a new one each time.
     """
-    return _compiled_train_step(model, *_by_value(loss), spec, _hashable(labels), accumulate, precision)
+    return _compiled_train_step(model, *_by_value(loss), spec, _hashable(labels), accumulate, precision, placement)
 
 
-def compiled_eval_step(model: Model, loss: Loss, *, precision: str = "float32") -> Any:
-    """`eval_step`, jitted: one jitted function per value of its arguments."""
-    return _compiled_eval_step(model, *_by_value(loss), precision)
+def compiled_eval_step(model: Model, loss: Loss, *, precision: str = "float32", placement: Placement = ANYWHERE) -> Any:
+    """`eval_step`, jitted: one jitted function per value of its arguments. The batch is given as host arrays."""
+    return _compiled_eval_step(model, *_by_value(loss), precision, placement)
 
 
 @lru_cache(maxsize=64)
 def _compiled_train_step(
-    model: Model, loss: Loss, owner: Any, spec: OptimizerSpec, labels: Any, accumulate: int, precision: str
+    model: Model,
+    loss: Loss,
+    owner: Any,
+    spec: OptimizerSpec,
+    labels: Any,
+    accumulate: int,
+    precision: str,
+    placement: Placement,
 ) -> Any:
     tx = spec.build(dict(labels))  # by path, as good as nested: labels are matched by path
-    step = train_step(model, _bound(loss, owner), tx, accumulate=accumulate, precision=precision)
-    return jax.jit(step, donate_argnums=0)
+    step = train_step(model, _bound(loss, owner), tx, accumulate=accumulate, precision=precision, placement=placement)
+    return placement.fed(jax.jit(step, donate_argnums=0), axis=int(accumulate > 1))
 
 
 @lru_cache(maxsize=64)
-def _compiled_eval_step(model: Model, loss: Loss, owner: Any, precision: str) -> Any:
-    return jax.jit(eval_step(model, _bound(loss, owner), precision=precision))
+def _compiled_eval_step(model: Model, loss: Loss, owner: Any, precision: str, placement: Placement) -> Any:
+    return placement.fed(jax.jit(eval_step(model, _bound(loss, owner), precision=precision, placement=placement)))
 
 
 def inputs_of(batch: Batch) -> dict[str, Any]:
