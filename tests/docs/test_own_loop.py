@@ -13,7 +13,8 @@ import pytest
 
 from tl_jax.groups import FROZEN
 from tl_jax.training.flops import flops
-from tl_jax.training.partition import by_path, combine, partition
+from tl_jax.training.partition import combine, partition
+from tl_jax.trees import by_path
 
 FILE = Path(__file__).resolve().parents[2] / "docs" / "own_loop.md"
 

@@ -19,9 +19,9 @@ from tl_jax import data
 from tl_jax.training.evaluation import evaluate
 from tl_jax.training.examples import prepare
 from tl_jax.training.optimizer import OptimizerSpec, decay_labels
-from tl_jax.training.partition import by_path
 from tl_jax.training.state import create
 from tl_jax.training.step import compiled_train_step, inputs_of
+from tl_jax.trees import by_path
 
 DRAWN = sorted(METHODS)[SEED % len(METHODS)]
 STEPPED = sorted(set(METHODS) - {"probe"})

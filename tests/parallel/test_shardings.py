@@ -10,8 +10,9 @@ from jax.sharding import PartitionSpec as P
 import tl_jax as tl
 from tests import chains
 from tl_jax.errors import InputError
-from tl_jax.parallel.shardings import by_path, follow, parts, rows, specs, without
+from tl_jax.parallel.shardings import follow, parts, rows, specs, without
 from tl_jax.rules import Rule
+from tl_jax.trees import by_path
 
 SIZES = {"data": 2, "fsdp": 4, "tensor": 2}
 

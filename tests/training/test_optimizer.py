@@ -14,7 +14,8 @@ from tests.training.toy import bits, close
 from tl_jax.errors import InputError
 from tl_jax.groups import FROZEN, Group
 from tl_jax.training.optimizer import KINDS, OptimizerSpec, decay_labels, optimizer
-from tl_jax.training.partition import by_path, combine, partition
+from tl_jax.training.partition import combine, partition
+from tl_jax.trees import by_path
 
 BODY, HEAD = Group("body"), Group("head")
 SHAPES = {"body": {"kernel": (4, 3), "bias": (3,)}, "head": {"kernel": (3, 2), "bias": (2,)}}

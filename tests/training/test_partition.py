@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from tl_jax.errors import InputError
 from tl_jax.groups import FROZEN, Group
-from tl_jax.training.partition import align, by_path, combine, partition
+from tl_jax.training.partition import align, combine, partition
+from tl_jax.trees import by_path
 
 HEAD = Group("head")
 NAMES = st.sampled_from(["layers_0", "layers_1", "kernel", "bias", "scale"])

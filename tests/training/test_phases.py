@@ -13,10 +13,10 @@ from tests.training import toy
 from tl_jax.groups import FROZEN, Group
 from tl_jax.training.averaging import average
 from tl_jax.training.optimizer import OptimizerSpec, decay_labels
-from tl_jax.training.partition import by_path
 from tl_jax.training.phases import labels_in, phase_at, phases, starts
 from tl_jax.training.state import create, from_flat, own, thaw, to_flat, variables
 from tl_jax.training.step import compiled_train_step
+from tl_jax.trees import by_path
 
 RULES = [
     ("head/.*", Group("top")),

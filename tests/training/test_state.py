@@ -14,9 +14,9 @@ from tests.training import toy
 from tl_jax.errors import InputError
 from tl_jax.groups import FROZEN, Group
 from tl_jax.training.optimizer import OptimizerSpec
-from tl_jax.training.partition import by_path
 from tl_jax.training.state import State, create, from_flat, pack, to_flat, unpack, variables
 from tl_jax.training.step import compiled_train_step, train_step
+from tl_jax.trees import by_path
 
 HEAD = [("head/.*", Group("head")), (".*", FROZEN)]
 SPEC = OptimizerSpec()

@@ -17,9 +17,10 @@ from tl_jax.groups import FROZEN, Group
 from tl_jax.rules import paths
 from tl_jax.training.flops import flops
 from tl_jax.training.optimizer import OptimizerSpec, decay_labels
-from tl_jax.training.partition import by_path, combine
+from tl_jax.training.partition import combine
 from tl_jax.training.state import create, own, variables
 from tl_jax.training.step import compiled_eval_step, compiled_train_step, eval_step, train_step
+from tl_jax.trees import by_path
 
 SPEC = OptimizerSpec()
 G = Group("g")

@@ -8,6 +8,7 @@ from typing import Any
 from tl_jax.analysis.intervals import Interval, interval
 from tl_jax.analysis.results import Result, Results
 from tl_jax.analysis.words import size_label
+from tl_jax.tabular import columns
 
 HEADER = ("method", "labels a class", "score, %", "seeds", "seconds a run", "parameters trained")
 
@@ -27,7 +28,7 @@ def text_table(results: Results, *, classes: int) -> str:
         )
         for cells, score in zip(rows, scores, strict=True)
     ]
-    lines = _columns([HEADER, *body])
+    lines = columns([HEADER, *body])
     if any(len(cells) > 1 for cells in rows):
         lines.append("±: half of the 95 % interval of the mean over seeds (Student's t)")
     return "\n".join(lines)
@@ -94,14 +95,3 @@ def _scores(measured: list[Interval]) -> list[str]:
 def _range(counts: list[int]) -> str:
     low, high = min(counts), max(counts)
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
-
-
-def _columns(rows: list[tuple[str, ...]]) -> list[str]:
-    """Cells under each other, the first column to the left and the others to the right, two spaces between."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

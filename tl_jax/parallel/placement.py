@@ -20,8 +20,9 @@ from jax.sharding import PartitionSpec as P
 
 from tl_jax.errors import InputError
 from tl_jax.parallel.axes import AXES, Axes, fitting, read
-from tl_jax.parallel.shardings import DEFAULT, Rules, by_path, follow, parts, rows, specs, without
+from tl_jax.parallel.shardings import DEFAULT, Rules, follow, parts, rows, specs, without
 from tl_jax.rules import Rule
+from tl_jax.trees import by_path
 
 _STORING = ("data", "fsdp")  # a parameter cut along these is stored in parts and used whole
 

@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import jax
 from jax.sharding import PartitionSpec as P
 
 from tl_jax.errors import InputError, did_you_mean
@@ -76,12 +75,6 @@ def without(spec: P, *axes: str) -> P:
 def parts(spec: P, sizes: Sizes) -> int:
     """Into how many parts an array that lies so is cut."""
     return math.prod(sizes[name] for entry in spec for name in _names(entry))
-
-
-def by_path(tree: Any) -> dict[str, Any]:
-    """`{path: leaf}` of any pytree, in its order, each path led by its collection if the tree is one of variables."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 class _Nobody:

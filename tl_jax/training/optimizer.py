@@ -23,7 +23,8 @@ import optax
 from tl_jax.errors import InputError, did_you_mean
 from tl_jax.groups import FROZEN, Group
 from tl_jax.rules import match, optional
-from tl_jax.training.partition import align, by_path, combine, partition, path_name
+from tl_jax.training.partition import align, combine, partition
+from tl_jax.trees import by_path, path_name
 
 # Direction of the update before decay and rate, and whether the kind decays its weights.
 _KINDS: dict[str, tuple[Callable[[], optax.GradientTransformation], bool]] = {

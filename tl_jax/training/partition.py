@@ -8,6 +8,7 @@ import jax
 
 from tl_jax.errors import InputError, did_you_mean
 from tl_jax.groups import FROZEN, Group
+from tl_jax.trees import by_path, path_name
 
 
 def partition(tree: Any, labels: Any) -> tuple[Any, Any]:
@@ -49,14 +50,3 @@ def align(labels: Any, tree: Any) -> Any:
         if label is not FROZEN and not isinstance(label, Group):
             raise InputError(f"the label of {path!r} must be a Group or FROZEN, not {label!r}")
     return jax.tree_util.tree_map_with_path(lambda path, _: known[path_name(path)], tree)
-
-
-def by_path(tree: Any, *, holes: bool = False) -> dict[str, Any]:
-    """`{"outer/inner": leaf}` for any pytree, in JAX's order; with `holes`, None counts as a leaf."""
-    is_leaf = (lambda leaf: leaf is None) if holes else None
-    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)}
-
-
-def path_name(path: Any) -> str:
-    """A JAX key path as `outer/inner`."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from tl_jax.groups import FROZEN
-from tl_jax.training.partition import by_path
+from tl_jax.trees import by_path
 
 
 def phases(labels: Any) -> int:

@@ -11,13 +11,14 @@ from tl_jax.groups import FROZEN
 from tl_jax.methods import Plan
 from tl_jax.model import Model
 from tl_jax.rules import paths
+from tl_jax.tabular import columns
 from tl_jax.training.flops import flops
 from tl_jax.training.optimizer import decay_labels
-from tl_jax.training.partition import by_path
 from tl_jax.training.phases import labels_in, phases, starts
 from tl_jax.training.recipe import Recipe
 from tl_jax.training.state import create
 from tl_jax.training.step import compiled_train_step
+from tl_jax.trees import by_path
 
 
 def plan_table(plan: Plan, model: Model, task: Any, recipe: Recipe, batches: TrainBatches) -> str:
@@ -49,7 +50,7 @@ def plan_table(plan: Plan, model: Model, task: Any, recipe: Recipe, batches: Tra
     total = sum(row[1] for row in rows.values())
     trained = total - rows.get("frozen", [0, 0])[1]
     head = f"{plan.method}: {trained:,} of {total:,} parameters train ({trained / total:.2%}), from {plan.cut} up"
-    return "\n".join([head, *_columns([header, *body]), _cost(plan, model, task, recipe, batches)])
+    return "\n".join([head, *columns([header, *body]), _cost(plan, model, task, recipe, batches)])
 
 
 def _cost(plan: Plan, model: Model, task: Any, recipe: Recipe, batches: TrainBatches) -> str:
@@ -125,13 +126,3 @@ def _range(values: set[float]) -> str:
 
 def _bytes(n: int) -> str:
     return f"{n / 1e6:,.1f} MB" if n >= 1e5 else f"{n / 1e3:,.1f} kB"
-
-
-def _columns(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

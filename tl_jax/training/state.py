@@ -15,7 +15,8 @@ import optax
 from tl_jax.errors import InputError, did_you_mean
 from tl_jax.rules import paths
 from tl_jax.training.optimizer import promote
-from tl_jax.training.partition import by_path, combine, partition, path_name
+from tl_jax.training.partition import combine, partition
+from tl_jax.trees import by_path, path_name
 
 STATISTICS = "batch_stats"
 _LAYOUTS = ("unrolled",)
