@@ -6,6 +6,7 @@ The run ends by saying which tests on real weights and data were skipped, and wh
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import zlib
 from collections import Counter
@@ -51,6 +52,9 @@ SEED = zlib.crc32(WORD.encode())
 
 @pytest.hookimpl(tryfirst=True)  # before hypothesis reads its option
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell starts what it runs in the background deaf to Ctrl-C, and its children inherit that.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("--hypothesis-seed") is None:
         config.option.hypothesis_seed = str(SEED)
 

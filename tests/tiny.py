@@ -207,7 +207,13 @@ def make(folder: Path) -> Tiny:
 
 def settings(method: str, **changes: Any) -> dict[str, Any]:
     """What `tl.finetune` takes beside model and data; one shape of batches, so one compilation a method."""
-    return {"method": method, "epochs": 5, "batch_size": 16, **{**METHODS, HEAD: {"lr": 3e-2}}[method], **changes}
+    return {
+        "method": method,
+        "epochs": 5,
+        "batch_size": 16,
+        **{**METHODS, HEAD: {"lr": 3e-2}}.get(method, {}),
+        **changes,
+    }
 
 
 def flags(method: str, **changes: Any) -> list[str]:

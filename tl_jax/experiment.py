@@ -46,7 +46,7 @@ class Experiment:
         weight_decay: decoupled; biases and norms do not decay.
         clip: the largest global norm of the trainable gradient; 0 is no limit.
         ema: the decay of a moving average of the trainable parameters, which is what is evaluated and kept; 0 is none.
-        patience: evaluations without a better one before stopping; 0 is never.
+        patience: evaluations without a better one before stopping, counted in the last phase; 0 is never.
         precision: what the step computes in; trainable parameters are float32 either way.
         max_length: tokens kept of a text; None is what the model allows.
         shots, fraction: how much of each class to train on; None is all.

@@ -34,6 +34,12 @@ def machine_kind() -> dict[str, Any]:
     }
 
 
+def machine_changes(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """What of a machine kind is another than before, in words; "" on the same kind."""
+    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return ", ".join(f"{name} was {before.get(name)}, is {now.get(name)}" for name in changed)
+
+
 def _cpu() -> str:
     """Architecture and a digest of the CPU's features, which choose the instructions XLA and BLAS use."""
     try:

@@ -62,8 +62,8 @@ class Job:
     manifest: dict[str, Any]
 
 
-def request(model: Any, data: Any, settings: Mapping[str, Any]) -> Request:
-    """What `finetune` was asked for; objects get a name in the experiment, so that it stays a value.
+def request(model: Any, data: Any, settings: Mapping[str, Any], what: str = "finetune") -> Request:
+    """What `finetune` (or `what` else) was asked for; objects get a name in the experiment, so that it stays a value.
 
     Raises `InputError` for settings that do not exist and for a missing model or data.
     """
@@ -71,7 +71,7 @@ def request(model: Any, data: Any, settings: Mapping[str, Any]) -> Request:
     known = [f.name for f in dataclasses.fields(Experiment)]
     for name in settings:
         if name not in known:
-            raise InputError(f"finetune has no setting {name!r}{did_you_mean(name, known)}")
+            raise InputError(f"{what} has no setting {name!r}{did_you_mean(name, known)}")
     objects: dict[str, Any] = {}
     base = Experiment()
     if isinstance(model, Experiment):
@@ -102,10 +102,10 @@ def request(model: Any, data: Any, settings: Mapping[str, Any]) -> Request:
             raise InputError(f"the {name} of this experiment was an object in memory: only Python can give it again")
     missing = [name for name in ("model", "data") if getattr(experiment, name) is None]
     if missing:
-        raise InputError(f"{' and '.join(missing)} missing: finetune needs a pre-trained model and labelled data")
+        raise InputError(f"{' and '.join(missing)} missing: {what} needs a pre-trained model and labelled data")
     if experiment.out is None:
         kind = settings["method"].partition(":")[0]
-        experiment = dataclasses.replace(experiment, out=f"runs/{_stem(experiment.data or '')}-{kind}")
+        experiment = dataclasses.replace(experiment, out=f"runs/{stem(experiment.data or '')}-{kind}")
     return Request(experiment, note=note, **objects)
 
 
@@ -165,13 +165,7 @@ def prepare(asked: Request, task: Any, say: Say, shardings: Any = None) -> Job:
     placement = place(e.mesh, rows=rows, parts=batches.accumulate, rules=shardings)
     if placement.mesh is not None:
         say(placement.described(assembly.plan.variables, rows))
-    if assembly.plan.stepped:
-        recipe.rates(recipe.total(batches.steps_per_epoch))  # refuses settings that do not go together
-    elif task.loss is not None:
-        raise InputError(
-            f"{assembly.plan.method.name} solves logistic regression and cannot use your own loss; "
-            "last_layers:k=0 trains the head alone by gradient, with any loss"
-        )
+    check_settings(assembly.plan, recipe, task, batches)
     return Job(
         e,
         assembly,
@@ -183,6 +177,17 @@ def prepare(asked: Request, task: Any, say: Say, shardings: Any = None) -> Job:
         placement,
         _manifest(asked, assembly, division, recipe, batches, max_length, placement),
     )
+
+
+def check_settings(plan: Plan, recipe: Recipe, task: Any, batches: data_room.TrainBatches) -> None:
+    """Raise `InputError` for settings that do not go together, before a step is made."""
+    if plan.stepped:
+        recipe.rates(recipe.total(batches.steps_per_epoch))
+    elif task.loss is not None:
+        raise InputError(
+            f"{plan.method.name} solves logistic regression and cannot use your own loss; "
+            "last_layers:k=0 trains the head alone by gradient, with any loss"
+        )
 
 
 def recipe_of(e: Experiment, plan: Plan) -> Recipe:
@@ -312,5 +317,6 @@ def _name(role: str, value: Any) -> str:
     return f"{_IN_MEMORY}: " + " ".join(f"{name} {part.fingerprint[:12]}" for name, part in splits.items())
 
 
-def _stem(data: str) -> str:
+def stem(data: str) -> str:
+    """What data are called in short: the name of their file or folder."""
     return "data" if data.startswith(_IN_MEMORY) else Path(data).resolve().stem

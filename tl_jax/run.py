@@ -24,7 +24,7 @@ from tl_jax.training.evaluation import answer, batches_of, evaluate
 from tl_jax.training.examples import Prepared, prepare, prepare_texts
 
 Say = Callable[[str], object]
-TRAINABLE = "trainable/"  # what `to_flat` puts before the path of a leaf that trains
+TRAINABLE, AVERAGE = "trainable/", "average/"  # what `to_flat` puts before the path of a leaf that trains
 
 
 def open_run(folder: str | Path, *, model: Any = None, task: Any = None, say: Say = print) -> Run:
@@ -76,9 +76,9 @@ def _leaves(checkpoints: Checkpoints, assembly: Assembly, folder: str | Path, sa
     again = f"tl-jax finetune --resume --out {folder} makes it again"
     last = checkpoints.restore()
     if last is not None:
-        trained = {
-            name.removeprefix(TRAINABLE): leaf for name, leaf in last.arrays.items() if name.startswith(TRAINABLE)
-        }
+        averaged = any(name.startswith(AVERAGE) for name in last.arrays)
+        kept = AVERAGE if averaged else TRAINABLE  # as `state.variables` has it
+        trained = {name.removeprefix(kept): leaf for name, leaf in last.arrays.items() if name.startswith(kept)}
         if trained.keys() >= assembly.stored:
             say(f"without the best checkpoint this is the model after the last step, {last.step}; {again}")
             return {path: trained[path] for path in assembly.stored}

@@ -12,7 +12,7 @@ from typing import Any
 from tl_jax import pretrained
 from tl_jax.errors import InputError, nearest
 from tl_jax.experiment import Experiment
-from tl_jax.manifest import read_json, write_json, write_text
+from tl_jax.manifest import machine_changes, read_json, write_json, write_text
 
 
 class RunFolder:
@@ -77,9 +77,7 @@ class RunFolder:
 
     def machine_changes(self, manifest: dict[str, Any]) -> str:
         """What of the machine is not as when the run began; "" on the same kind, where the same bits are promised."""
-        before, now = read_json(self.manifest_file)["machine"], manifest["machine"]
-        changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-        return ", ".join(f"{name} was {before.get(name)}, is {now.get(name)}" for name in changed)
+        return machine_changes(read_json(self.manifest_file)["machine"], manifest["machine"])
 
     def source(self, model: str | Path | None = None) -> pretrained.Source:
         """Where the pre-trained weights lie, checked to be those the run was made from; `model` if they moved.

@@ -13,7 +13,7 @@ import tl_jax as tl
 from tests import tiny as files
 from tests.laws.test_compilations import compilations
 from tests.tiny import Tiny
-from tl_jax.analysis import comparison as comparisons
+from tl_jax.analysis import running
 from tl_jax.analysis.cells import Bench, Cell
 from tl_jax.training import interrupt
 
@@ -23,7 +23,7 @@ RATES = (1e-3, 3e-3)
 
 @pytest.fixture(autouse=True)
 def two_rates(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparisons, "RATES", RATES)
+    monkeypatch.setattr(running, "RATES", RATES)
 
 
 def compared(tiny: Tiny, out: Path, **changes: Any) -> Any:
@@ -35,7 +35,7 @@ def compared(tiny: Tiny, out: Path, **changes: Any) -> Any:
 def whole(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A comparison that nobody stopped; nobody changes it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(comparisons, "RATES", RATES)
+        patch.setattr(running, "RATES", RATES)
         return compared(tiny, tmp_path_factory.mktemp("whole") / "c")
 
 
@@ -62,7 +62,8 @@ def test_every_cell_is_there_once(whole: Any) -> None:
 def test_what_is_printed(whole: Any) -> None:
     text = str(whole)
     assert text.startswith(whole.table) and all(sentence in text for sentence in whole.verdict)
-    assert "over scratch" in text or "no difference shown" in text or "the transfer hurts here" in text
+    for name in ("the linear probe", "fine-tuning (lora:rank=4)"):
+        assert sum(name in sentence and "scratch" in sentence for sentence in whole.verdict) == 2, text  # a size each
     assert whole.picture.read_bytes().startswith(b"\x89PNG")
     table = told(whole.folder)
     assert table["verdict"] == list(whole.verdict) and table["classes"] == 3
@@ -113,13 +114,13 @@ def test_one_compilation_for_all_cells_of_a_method(tiny: Tiny, tmp_path: Path) -
     given = {"eval_data": tiny.test, "batch_size": 16, "quiet": True, "steps": 4}
     rows = files.messages(210)
     with compilations() as first:
-        tl.compare(model, rows, methods="lora:rank=2,full", shots="all", seeds=1, out=tmp_path / "a", **given)
+        tl.compare(model, rows, methods="lora:rank=2,full,probe", shots="all", seeds=1, out=tmp_path / "a", **given)
     assert first.count("jit(step)") == 4  # training and evaluation, with and without adapters
+    assert first.count("jit(_pooled)") == 1
     with compilations() as names:
-        tl.compare(
-            model, rows, methods="lora:rank=2,full,scratch", shots="4,8,all", seeds=2, out=tmp_path / "b", **given
-        )
-    assert names.count("jit(step)") == 0
+        methods = "lora:rank=2,full,probe,lp_ft,scratch"
+        tl.compare(model, rows, methods=methods, shots="4,8,all", seeds=2, out=tmp_path / "b", **given)
+    assert not {"jit(step)", "jit(_pooled)"} & set(names)
 
 
 def test_more_seeds_sizes_and_methods_are_added_to_what_there_is(whole: Any, tiny: Tiny, tmp_path: Path) -> None:
@@ -146,7 +147,7 @@ def test_stopped_anywhere_and_resumed_it_prints_the_same(whole: Any, tiny: Tiny,
     """Asked to stop at drawn moments, in the middle of cells too; the kill of a process is tested with the command."""
     out = tmp_path / "c"
     stops = 0
-    for moment in rng.integers(1, 21, 3):  # a whole comparison asks some 130 times
+    for moment in (*rng.integers(1, 21, 2), rng.integers(21, 60)):  # a whole comparison asks some 130 times
         asked = iter([False] * int(moment) + [True] * 1000)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(interrupt.Interrupt, "requested", property(lambda self, asked=asked: next(asked)))
@@ -173,7 +174,7 @@ def test_the_two_doors(tiny: Tiny, tmp_path: Path) -> None:
 def test_a_diverging_cell_is_named_and_a_diverging_rate_passed_over(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    monkeypatch.setattr(comparisons, "RATES", (1e30, 1e-3))
+    monkeypatch.setattr(running, "RATES", (1e30, 1e-3))
     few = {"shots": "all", "seeds": 1, "steps": 4}
     found = compared(tiny, tmp_path / "c", methods="scratch", quiet=False, **few)
     said = capsys.readouterr().err
@@ -181,12 +182,33 @@ def test_a_diverging_cell_is_named_and_a_diverging_rate_passed_over(
     assert {c.learning_rate for c in found.results.cells} == {1e-3}
     with pytest.raises(tl.Diverged, match="full, all labels, seed 0: training diverged at step"):
         compared(tiny, tmp_path / "d", methods="full", lr=1e30, **few)
-    monkeypatch.setattr(comparisons, "RATES", (1e30,))
+    monkeypatch.setattr(running, "RATES", (1e30,))
     with pytest.raises(tl.Diverged, match=r"scratch diverged at every learning rate of 1e\+30"):
         compared(tiny, tmp_path / "e", methods="scratch", **few)
 
 
 def test_a_dry_run_writes_nothing(tiny: Tiny, tmp_path: Path) -> None:
     said = compared(tiny, tmp_path / "c", dry_run=True)
-    assert said.count("parameters train") == 3 and said.endswith("3 methods × 2 sizes × 2 seeds")
+    assert said.count("parameters train") == 3
+    assert said.endswith("3 methods × 2 sizes × 2 seeds, and 2 rates for scratch to choose from")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_that_do_not_go_together_are_refused_before_anything_is_written(tiny: Tiny, tmp_path: Path) -> None:
+    """Also where only a later method or a smaller size is concerned."""
+    own = tl.tasks.TextClassification(loss=lambda logits, targets: -logits[:, 0] + 0 * targets)
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"methods": "probe,full", "lr": 0.0}, "the learning rate must be a positive number"),
+        ({"methods": "full", "steps": None, "warmup": 61, "shots": "4,all"}, "warm-up must be a whole number of the"),
+        ({"methods": "full,probe", "task": own}, "probe solves logistic regression and cannot use your own loss"),
+        ({"methods": "probe", "seeds": [0, 2**33]}, "a list of seeds below"),
+        ({"methods": "probe", "stepz": 3}, "compare has no setting 'stepz'; did you mean 'steps'"),
+        ({"methods": "probe", "method": "full"}, "compare has no setting 'method': give methods="),
+    ]
+    for changes, message in wrong:
+        with pytest.raises(tl.InputError, match=message):
+            compared(tiny, tmp_path / "c", **changes)
+        assert not (tmp_path / "c").exists()
+    experiment = tl.Experiment(model=str(tiny.mean), data=str(tiny.train))
+    with pytest.raises(tl.InputError, match="give it a model, not an experiment"):
+        tl.compare(experiment, out=tmp_path / "c")

@@ -14,12 +14,19 @@ from tl_jax.errors import InputError
 
 CELL = Cell("lora:rank=8,targets=query|value", 8, 1)
 SCORED = Scored(Result(CELL.method, 8, 1, 0.75, 24, 1.5, 120, 1e-3), (0.5, -1.25))
-DEFINITION = {"data": {"train": "ab"}, "model": "cd", "settings": {"epochs": 3, "batch_size": 32}}
+DEFINITION = {
+    "machine": {"cores": 2},
+    "data": {"train": "ab"},
+    "model": "cd",
+    "task": {"loss": None},
+    "settings": {"epochs": 3, "batch_size": 32, "warmup": None},
+    "recipes": {"full": {"rate": 1e-3}},
+}
 
 
 def begun(path: Path, **changes: Any) -> ComparisonFolder:
     folder = ComparisonFolder(path)
-    folder.begin({**DEFINITION, **changes}, resume=False)
+    folder.begin({**DEFINITION, **changes}, resume=False, say=never)
     return folder
 
 
@@ -85,16 +92,46 @@ def test_a_folder_that_is_there_is_not_touched(tmp_path: Path) -> None:
 def test_to_go_on_data_model_and_settings_must_be_the_same(tmp_path: Path) -> None:
     folder = begun(tmp_path / "c")
     folder.save(CELL, SCORED)
-    folder.begin(DEFINITION, resume=True)
+    more = {**DEFINITION, "recipes": {"probe": {"rate": 1.0}}}
+    folder.begin(more, resume=True, say=never)
     assert folder.load(CELL, never) == SCORED
+    said: list[str] = []
+    folder.begin({**DEFINITION, "machine": {"cores": 4}}, resume=True, say=said.append)
+    assert said == ["note: this is another kind of machine (cores was 2, is 4), so cells may differ by rounding"]
     changes: list[tuple[dict[str, Any], str]] = [
         ({"data": {"train": "xy"}}, "the data changed since it began"),
         ({"model": "xy"}, "the model changed since it began"),
+        ({"task": {"loss": "focal"}}, "the task changed since it began"),
+        ({"recipes": {"full": {"rate": 2e-3}}}, "what full does by itself changed since it began"),
+        ({"recipes": {"probe": {"rate": 2.0}}}, "what probe does by itself changed since it began"),
         ({"settings": {"epochs": 3, "batch_size": 16}}, "--batch-size is 16, the comparison has 32"),
+        ({"settings": {"epochs": 3, "warmup": 0.1}}, "--warmup is 0.1, the comparison has not given"),
     ]
     for change, message in changes:
         with pytest.raises(InputError, match=r"cannot resume .* another comparison") as said:
-            folder.begin({**DEFINITION, **change}, resume=True)
+            folder.begin({**DEFINITION, **change}, resume=True, say=never)
         assert message in str(said.value)
-    folder.begin(DEFINITION, resume=False)  # --overwrite
+    folder.begin(DEFINITION, resume=False, say=never)  # --overwrite
     assert folder.load(CELL, never) is None
+
+
+@pytest.mark.parametrize("torn", ["empty", "partial", "no cells", "no definition", "no definition but a cell"])
+def test_what_a_kill_leaves_of_a_folder_is_no_obstacle(torn: str, tmp_path: Path) -> None:
+    """The folder as it is between two writes of `begin`, whether it makes or replaces a comparison."""
+    folder = begun(tmp_path / "c")
+    folder.save(CELL, SCORED)
+    if torn != "no definition but a cell":
+        for path in folder.cells.iterdir():
+            path.unlink()
+    if torn in ("empty", "partial", "no cells"):
+        folder.cells.rmdir()
+    if torn != "no cells":
+        folder.definition_file.unlink()
+    if torn == "partial":
+        (folder.path / ".comparison.json.partial").write_text("{")
+    for resume in (True, False):
+        if torn != "no cells":
+            folder.check_free(resume=resume, overwrite=False)
+    folder.begin(DEFINITION, resume=True, say=never)
+    folder.save(CELL, SCORED)
+    assert folder.load(CELL, never) == SCORED

@@ -105,3 +105,22 @@ def test_the_other_way_round_is_the_negative(one: list[float], other: list[float
     assert there.low is not None and there.high is not None
     assert (back.mean, back.low, back.high) == pytest.approx((-there.mean, -there.high, -there.low), abs=1e-12)
     assert back.sign == -there.sign
+
+
+@given(st.integers(2, 6), st.integers(10, 500), st.integers(-20, 20))
+def test_equal_differences_prove_no_more_than_their_rounding_allows(n: int, scored: int, more: int) -> None:
+    """Scores are counts of examples: that two seeds differ by the same count is chance where the count is small."""
+    one = dict.fromkeys(range(n), 0.5 + more / scored)
+    found = paired(one, dict.fromkeys(one, 0.5), resolution=1 / scored)
+    assert found is not None and found.half_width is not None
+    assert found.half_width == pytest.approx(scipy.stats.t.ppf(0.975, n - 1) / scored / np.sqrt(6 * n), rel=1e-6)
+    if n == 2 and abs(more) <= 3:
+        assert found.sign == 0
+    if n == 3 and abs(more) >= 2:
+        assert found.sign == np.sign(more)
+
+
+def test_a_wide_interval_is_left_as_it_is() -> None:
+    one, other = {0: 0.5, 1: 0.75, 2: 0.625}, {0: 0.25, 1: 0.25, 2: 0.25}
+    assert paired(one, other, resolution=1 / 160) == paired(one, other)
+    assert paired({0: 0.5}, {0: 0.25}, resolution=0.1) == interval([0.25])

@@ -13,7 +13,10 @@ from tests.analysis.cells import CLASSES, cell, comparisons, grid
 from tl_jax.analysis.results import Result, Results
 from tl_jax.analysis.verdict import sentences
 
-LEGEND = "[…]: the 95 % interval of the difference over the same seeds (Student's t), each by itself"
+LEGEND = (
+    "[…]: the 95 % interval of the difference over the same seeds (Student's t), each by itself; "
+    "what other examples to score on would change is not in it"
+)
 ONE_SEED = "one seed gives no interval: whether such a difference is more than chance is not known"
 
 

@@ -23,6 +23,7 @@ CHANGES: tuple[dict[str, Any], ...] = (
     {"steps": 17},
     {"epochs": 3},
     {"schedule": "cosine", "warmup": 3},
+    {"schedule": "one_cycle", "warmup": None},
     {"patience": 1},
     {"data": files.messages(200, seed=5)},
 )
@@ -105,4 +106,16 @@ def test_a_resumed_run_compiles_each_shape_once(method: str, tiny: Tiny, tmp_pat
     with compilations() as names:
         run = files.tune(tiny, out, method, resume=True)
     assert run.summary["steps"] == 60
+    assert "jit(step)" not in names
+
+
+def test_one_compilation_a_phase_and_none_for_another_average(tiny: Tiny, tmp_path: Path) -> None:
+    """Thawing compiles a step of its own; a second run, a resumed one, another decay of the average compile nothing."""
+    model = tl.load(files.write_bert(tmp_path / "model", intermediate_size=40))  # of its own
+    given: dict[str, Any] = {"method": "gradual_unfreezing:phases=3", "lr": 5e-3, "epochs": 4, "batch_size": 16}
+    with compilations() as names:
+        run = tl.finetune(model, tiny.train, **given, ema=0.9, out=tmp_path / "a", quiet=True)
+    assert run.summary["shapes_compiled"] == 3 and names.count("jit(step)") == 4  # and one of evaluation
+    with compilations() as names:
+        tl.finetune(model, tiny.train, **given, ema=0.99, out=tmp_path / "b", quiet=True)
     assert "jit(step)" not in names

@@ -23,6 +23,7 @@ from tl_jax.rules import map_paths, paths
 from tl_jax.training.examples import prepare
 from tl_jax.training.flops import flops
 from tl_jax.training.optimizer import OptimizerSpec, decay_labels
+from tl_jax.training.phases import labels_in, phases
 from tl_jax.training.state import create
 from tl_jax.training.step import compiled_train_step, inputs_of
 
@@ -31,6 +32,7 @@ HYPER = {"learning_rate": np.float32(1e-3), "weight_decay": np.float32(0.01)}
 
 
 def reference(plan: Any, task: Any, trained: set[str], accumulate: int) -> Any:
+    cut = plan.model.names[min(plan.model.first_use(path) for path in trained)]
     decays = {path: label.decay != 0 for path, label in paths(decay_labels(plan.labels)).items() if path in trained}
     rates = {path: -1e-3 * label.lr for path, label in paths(plan.labels).items() if path in trained}
     tx = optax.chain(
@@ -41,7 +43,7 @@ def reference(plan: Any, task: Any, trained: set[str], accumulate: int) -> Any:
         def loss(leaves: Any, micro: Any) -> Any:
             variables = map_paths(lambda path, _: leaves.get(path, rest.get(path)), plan.variables)
             with jax.default_matmul_precision("highest"):
-                outputs = plan.model.apply(variables, inputs_of(micro), train_from=plan.cut, key=key)
+                outputs = plan.model.apply(variables, inputs_of(micro), train_from=cut, key=key)
             return task.total_loss(outputs, micro)
 
         grad = jax.value_and_grad(loss, has_aux=True)
@@ -66,25 +68,31 @@ def reference(plan: Any, task: Any, trained: set[str], accumulate: int) -> Any:
     return step, tx
 
 
+# Of a method with phases each is a case.
+CASES = [(m, phase) for m in METHODS if m != "probe" for phase in (range(4) if m == "gradual_unfreezing" else (0,))]
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("method", [m for m in METHODS if m != "probe"])
+@pytest.mark.parametrize(("method", "phase"), CASES)
 def test_a_step_costs_what_its_trainable_part_needs(
-    method: str, accumulate: int, tiny: Tiny, tuned: Callable[[str], Any]
+    method: str, phase: int, accumulate: int, tiny: Tiny, tuned: Callable[[str], Any]
 ) -> None:
     run = tuned(method)
     plan, task = run.plan, run.task
+    assert phases(plan.labels) == max(p for m, p in CASES if m == method) + 1
+    now = labels_in(plan.labels, phase)
     dataset = data.open(files.messages(16))["train"]
     columns = data.infer_columns(dataset)
     examples = prepare(dataset, columns, task.labels, run.model.processor, 40).examples
     batch = data.TrainBatches(examples, 16, 0, accumulate=accumulate).batch(0)
 
-    labels = decay_labels(plan.labels)
+    labels = decay_labels(now)
     state = create(plan.variables, labels, SPEC.build(labels), jax.random.key(0))
     compiled = compiled_train_step(run.model, task.total_loss, SPEC, labels, accumulate=accumulate)
     ours = flops(compiled, state, batch, HYPER)
 
     leaves = {p: jnp.asarray(leaf) for p, leaf in paths(plan.variables).items()}
-    trained = {path for path, label in paths(plan.labels).items() if label is not FROZEN}
+    trained = {path for path, label in paths(now).items() if label is not FROZEN}
     step, tx = reference(plan, task, trained, accumulate)
     chosen, rest = {p: leaves[p] for p in trained}, {p: leaves[p] for p in leaves if p not in trained}
     moments = tx.init(chosen)

@@ -10,7 +10,7 @@ import pytest
 
 from tl_jax.errors import InputError
 from tl_jax.groups import FROZEN, Group
-from tl_jax.methods import Plan, full
+from tl_jax.methods import LinearSolver, Plan, full
 from tl_jax.methods.plan import cut_of, fill
 from tl_jax.rules import paths
 
@@ -88,3 +88,19 @@ def test_a_plan_prints(mean: Any) -> None:
     total = sum(leaf.size for leaf in paths(mean.variables).values()) + 12 * 3 + 3
     assert text.startswith(f"full: {total:,} of {total:,} parameters train, from embeddings up")
     assert "array" not in repr(full()(mean.model, mean.variables, KEY)).lower()
+
+
+@pytest.mark.parametrize(
+    ("rules", "solver", "message"),
+    [
+        ([(".*", Group("late", thaw=1))], None, "nothing trains in the first phase: some group needs thaw=0"),
+        ([("head/.*", Group("head")), (".*", Group("odd", thaw=-1))], None, "thaws in phase -1; phases are 0, 1, 2"),
+        ([("head/.*", Group("head", thaw=0.5)), (".*", FROZEN)], None, "thaws in phase 0.5"),  # type: ignore[arg-type]
+        ([("head/.*", FROZEN), (".*", Group("rest"))], LinearSolver(), "head/kernel must train from phase 0 on"),
+        ([("head/.*", Group("a", thaw=1)), (".*", Group("b"))], LinearSolver(), "must train from phase 0 on"),
+    ],
+)
+def test_phases_that_cannot_be(mean: Any, rules: Any, solver: Any, message: str) -> None:
+    variables = full()(mean.model, mean.variables, jax.random.key(0)).variables
+    with pytest.raises(InputError, match=message):
+        Plan(mean.model, variables, tuple(rules), full(), solver)

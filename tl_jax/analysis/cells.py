@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tl_jax import data as data_room
-from tl_jax.analysis.results import Result
+from tl_jax.analysis.results import Result, is_scratch
 from tl_jax.assembly import Assembly, make_plan, stored_leaves, with_stored
 from tl_jax.errors import InputError
 from tl_jax.groups import FROZEN
 from tl_jax.methods import Method, Plan
 from tl_jax.model import Model
-from tl_jax.preparation import Job, recipe_of
+from tl_jax.preparation import Job, check_settings, recipe_of
 from tl_jax.rules import paths
 from tl_jax.training.evaluation import batches_of, evaluate
 from tl_jax.training.events import Events
@@ -93,6 +93,10 @@ class Bench:
         drawn = data_room.shots(names, shots, seed)
         return everything.select(drawn.indices), drawn.notes
 
+    def check(self, cell: Cell) -> Recipe:
+        """How a cell would train; raises `InputError` for settings that do not go together for it."""
+        return self._ready(cell).recipe
+
     def table(self, cell: Cell) -> str:
         """The plan of a cell, before anything is compiled."""
         ready = self._ready(cell)
@@ -146,13 +150,16 @@ class Bench:
 
     def _ready(self, cell: Cell) -> _Ready:
         e = replace(self.job.experiment, method=cell.method, seed=cell.seed)
-        e = e if cell.rate is None else replace(e, lr=cell.rate)
+        if cell.rate is not None or is_scratch(cell.method):  # whose rate is never that of the others
+            e = replace(e, lr=cell.rate)
         plan = make_plan(*self.loaded, self.task, self.methods[cell.method], seed=cell.seed)
         assembly = Assembly.of(plan, self.task, precision=e.precision, loaded=self.loaded[1])
         examples, _ = self.chosen(cell.shots, cell.seed)
         recipe = recipe_of(e, plan)
         like = self.job.train
-        return _Ready(assembly, recipe, recipe.batches(examples, like.pad, like))
+        batches = recipe.batches(examples, like.pad, like)
+        check_settings(plan, recipe, self.task, batches)
+        return _Ready(assembly, recipe, batches)
 
 
 def _trained(plan: Plan) -> int:

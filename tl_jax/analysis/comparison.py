@@ -8,22 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from tl_jax import preparation, pretrained
-from tl_jax.analysis.cells import Bench, Cell, Scored
+from tl_jax.analysis.cells import Bench, Cell
 from tl_jax.analysis.folder import ComparisonFolder
 from tl_jax.analysis.grid import METHODS, SEEDS, SHOTS, listed_methods, seed_numbers, sizes
 from tl_jax.analysis.picture import curve
-from tl_jax.analysis.results import SCRATCH, Results
+from tl_jax.analysis.results import SCRATCH, Results, is_scratch
+from tl_jax.analysis.running import RATES, Runner, all_cells
 from tl_jax.analysis.table import json_table, text_table
 from tl_jax.analysis.verdict import sentences
 from tl_jax.errors import InputError
+from tl_jax.experiment import Experiment
 from tl_jax.manifest import write_json
 from tl_jax.methods import Method, Plan, parse
 from tl_jax.training.events import Events
 from tl_jax.training.interrupt import Interrupt
-from tl_jax.training.loop import Diverged, Interrupted
+from tl_jax.training.recipe import Recipe
 
-# Random weights want another rate than pre-trained ones: scratch chooses its own, once, on validation.
-RATES = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3)
 _OF_CELLS = ("method", "shots", "fraction", "seed", "out")  # fields of an experiment that differ from cell to cell
 
 Say = Callable[[str], object]
@@ -95,7 +95,7 @@ def compare(
         resume: go on with the comparison in `out`; what is finished is not run again, and more may be asked for.
         overwrite: replace it.
         quiet: print nothing.
-        settings: fields of `Experiment` that all cells share; `lr` is that of every method but scratch.
+        settings: fields of `Experiment` that all cells share; `lr` is that of every method but `scratch`.
 
     Raises `InputError` for what cannot be used, before anything is written; `Diverged` naming the cell; `Interrupted`
     when Ctrl-C or SIGTERM asks it to stop: finished cells are kept.
@@ -105,14 +105,12 @@ def compare(
             raise InputError(f"compare has no setting {name!r}: give methods=, shots= and seeds=")
     chosen = _methods(methods)
     wanted, numbers = sizes(shots), seed_numbers(seeds)
-    asked = preparation.request(model, data, {**settings, "method": next(iter(chosen))})
-    if isinstance(asked.model, Plan):
-        raise InputError("compare makes the plans itself: give it (model, variables), not a plan")
-    asked = replace(asked, method=next(iter(chosen.values())))
-    if "out" not in settings and asked.experiment.out is not None:
-        out = f"{asked.experiment.out.rpartition('-')[0]}-compare"
-        asked = replace(asked, experiment=replace(asked.experiment, out=out))
-    folder = ComparisonFolder(asked.experiment.out or "")
+    if isinstance(model, Plan | Experiment):
+        kind = "a plan" if isinstance(model, Plan) else "an experiment"
+        raise InputError(f"compare makes plans and experiments itself: give it a model, not {kind}")
+    asked = preparation.request(model, data, {**settings, "method": next(iter(chosen.values()))}, what="compare")
+    short = preparation.stem(asked.experiment.data or "")
+    folder = ComparisonFolder(settings.get("out") or f"runs/{short}-compare")
     if not dry_run:
         folder.check_free(resume=resume, overwrite=overwrite)
     with Events(quiet=quiet) as events:
@@ -120,21 +118,25 @@ def compare(
         notes = _notes(bench, wanted, numbers)
         for note in notes:
             events.message(f"note: {note}")
-        tables = [bench.table(Cell(method, wanted[-1], numbers[0])) for method in chosen]
         count = f"{len(chosen)} methods × {len(wanted)} sizes × {len(numbers)} seeds"
+        if any(map(is_scratch, chosen)) and bench.job.validation is not None:
+            count += f", and {len(RATES)} rates for {SCRATCH} to choose from"
+        recipes = {}
+        for method in chosen:
+            for size in wanted:
+                recipes[method] = _own(bench.check(Cell(method, size, numbers[0])))
         if dry_run:
-            return "\n\n".join([*tables, count])
+            return "\n\n".join([*(bench.table(Cell(method, wanted[-1], numbers[0])) for method in chosen), count])
         events.message(count)
-        folder.begin(_definition(bench), resume=resume)
+        folder.begin({**_definition(bench), "recipes": recipes}, resume=resume, say=events.message)
         with Interrupt() as interrupt:
-            run = _Runner(bench, folder, lambda: interrupt.requested, events.message)
-            cells = _cells(run, list(chosen), wanted, numbers)
-        results = Results([scored.result for scored in cells], tuple(chosen))
+            run = Runner(bench, folder, lambda: interrupt.requested, events.message)
+            cells = all_cells(run, list(chosen), wanted, numbers)
+        results = Results([scored.result for scored in cells], tuple(chosen), 1 / len(bench.scored))
         comparison = Comparison(folder.path, results, len(bench.task.labels), notes)
         table = {**json_table(results, classes=comparison.classes), "verdict": list(comparison.verdict)}
         write_json(folder.table_file, table)
-        title = f"{Path(bench.job.experiment.data or 'data').stem}: {bench.task.monitor}"
-        curve(results, folder.picture, title=title, classes=comparison.classes)
+        curve(results, folder.picture, title=f"{short}: {bench.task.monitor}", classes=comparison.classes)
         return comparison
 
 
@@ -147,7 +149,7 @@ def _methods(given: str | Sequence[str | Method]) -> dict[str, Method]:
     for part in parts:
         method = parse(part)
         # As the user wrote it: defaults that nobody gave would only make the table wide.
-        text = part if isinstance(part, str) else str(method)
+        text = part.strip().removesuffix(":") if isinstance(part, str) else str(method)
         if method in found.values():
             raise InputError(f"--methods names {text} twice")
         found[text] = method
@@ -170,7 +172,8 @@ def _notes(bench: Bench, wanted: tuple[int | None, ...], numbers: tuple[int, ...
         _, told = bench.chosen(size, numbers[0])
         notes += told
     if bench.scored is bench.job.validation:
-        notes.append("scores are of the validation examples, which also chose the best step: --eval-data is fairer")
+        rate = f" and the learning rate of {SCRATCH}" if any(map(is_scratch, bench.methods)) else ""
+        notes.append(f"scores are of the validation examples, which also chose the best step{rate}: give --eval-data")
     if bench.job.validation is None:
         notes.append(
             f"nothing was held out to choose by: {SCRATCH} has its usual rate, and the last step is the result"
@@ -188,6 +191,7 @@ def _definition(bench: Bench) -> dict[str, Any]:
     return {
         "tl_jax": manifest["tl_jax"],
         "machine": manifest["machine"],
+        "task": {"name": manifest["task"], "loss": manifest["loss"]},
         "model": manifest["model"]["variables"],
         "data": {**manifest["data"]["fingerprints"], "labels": manifest["labels"], "columns": manifest["columns"]},
         "settings": {name: value for name, value in shared.items() if name not in names},
@@ -195,61 +199,6 @@ def _definition(bench: Bench) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class _Runner:
-    """Runs a cell that is not finished yet, and keeps it."""
-
-    bench: Bench
-    folder: ComparisonFolder
-    stop_asked: Callable[[], bool]
-    say: Say
-
-    def __call__(self, cell: Cell, place: str) -> Scored:
-        """The cell, run or read. Raises `Diverged` naming the cell, `Interrupted` with nothing of it kept."""
-        found = self.folder.load(cell, self.say)
-        if found is not None:
-            return found
-        stopped = f"stopped in {place}; the cells before it are kept"
-        if self.stop_asked():
-            raise Interrupted(stopped)
-        try:
-            found = self.bench.run(cell, self.stop_asked)
-        except Interrupted:
-            raise Interrupted(stopped) from None
-        except Diverged as e:
-            raise Diverged(f"{cell}: {e}") from None
-        self.folder.save(cell, found)
-        result = found.result
-        self.say(f"{place}: {cell}: {self.bench.task.monitor} {result.score:.1%} in {result.seconds:.1f} s")
-        return found
-
-
-def _cells(run: _Runner, methods: list[str], wanted: tuple[int | None, ...], numbers: tuple[int, ...]) -> list[Scored]:
-    """Every cell, run or read; the rate of scratch is chosen first."""
-    trials: dict[Cell, Scored] = {}
-    if SCRATCH in methods and run.bench.job.validation is not None:
-        trials = _trials(run, wanted[-1], numbers[0])
-    rate = max(trials, key=lambda cell: trials[cell].validation or ()).rate if trials else None
-    if rate is not None:
-        run.say(f"{SCRATCH} learns at {rate:g}, the best of {len(RATES)} rates on validation")
-    cells = [
-        Cell(method, size, seed, rate if method == SCRATCH else None)
-        for size in wanted
-        for method in methods
-        for seed in numbers
-    ]
-    return [trials.get(cell) or run(cell, f"cell {i} of {len(cells)}") for i, cell in enumerate(cells, 1)]
-
-
-def _trials(run: _Runner, size: int | None, seed: int) -> dict[Cell, Scored]:
-    """Scratch at each rate that does not diverge; raises `Diverged` if all do."""
-    trials = {}
-    for i, rate in enumerate(RATES, 1):
-        cell = Cell(SCRATCH, size, seed, rate)
-        try:
-            trials[cell] = run(cell, f"rate {i} of {len(RATES)} for {SCRATCH}")
-        except Diverged as e:
-            run.say(str(e).partition(";")[0])
-    if not trials:
-        raise Diverged(f"{SCRATCH} diverged at every learning rate of {', '.join(f'{rate:g}' for rate in RATES)}")
-    return trials
+def _own(recipe: Recipe) -> dict[str, Any]:
+    """What a method does by itself: what of its recipe is not among the settings that all share."""
+    return {"rate": recipe.rate, "schedule": recipe.schedule}

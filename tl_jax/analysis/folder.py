@@ -14,7 +14,7 @@ from typing import Any
 from tl_jax.analysis.cells import Cell, Scored
 from tl_jax.analysis.results import Result
 from tl_jax.errors import InputError
-from tl_jax.manifest import read_json, write_json
+from tl_jax.manifest import machine_changes, read_json, write_json
 
 
 class ComparisonFolder:
@@ -33,9 +33,9 @@ class ComparisonFolder:
             raise InputError("--resume and --overwrite exclude each other: go on with the comparison, or replace it")
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"--out {self.path} is a file; a comparison needs a folder")
-        if not self.path.is_dir() or all(
-            p.name == f".{self.definition_file.name}.partial" for p in self.path.iterdir()
-        ):
+        ours = {file.name for file in (self.cells, self.table_file, self.picture)}
+        ours |= {f".{name}.partial" for name in (*ours, self.definition_file.name)}
+        if not self.path.is_dir() or all(path.name in ours for path in self.path.iterdir()):  # or torn by a kill
             return
         if not self.definition_file.is_file():
             raise InputError(f"--out {self.path} holds something that is not a comparison; choose another folder")
@@ -45,31 +45,43 @@ class ComparisonFolder:
                 "or choose another --out"
             )
 
-    def begin(self, definition: Mapping[str, Any], *, resume: bool) -> None:
-        """Make the folder, or go on with the one that is there.
+    def begin(self, definition: Mapping[str, Any], *, resume: bool, say: Callable[[str], object]) -> None:
+        """Make the folder, or go on with the one that is there; `say` hears if that was made on another machine kind.
 
-        Raises `InputError` if that is a comparison on other data, of another model or with other settings; methods,
-        sizes and seeds may be added to.
+        Raises `InputError` if it is a comparison on other data, of another model, task or recipe, or with other
+        settings; methods, sizes and seeds may be added to.
         """
-        if resume and self.definition_file.is_file():
-            self._check_same(definition)
-            return
+        definition = dict(definition)
+        going_on = resume and self.definition_file.is_file()
+        if going_on:
+            before = self._checked(definition)
+            definition["recipes"] = {**before["recipes"], **definition["recipes"]}
+            if changed := machine_changes(before["machine"], definition["machine"]):
+                say(f"note: this is another kind of machine ({changed}), so cells may differ by rounding")
         try:
-            for path in (self.cells, self.table_file, self.picture):
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-            self.cells.mkdir(parents=True)
+            if not going_on:
+                # The definition goes first and comes before the cells: without it there is nothing to go on with.
+                for path in (self.definition_file, self.cells, self.table_file, self.picture):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(self.definition_file, definition)
+            self.cells.mkdir(exist_ok=True)
         except OSError as e:
             raise InputError(f"cannot write the comparison to {self.path}: {e.strerror or e}") from None
-        write_json(self.definition_file, definition)
 
-    def _check_same(self, definition: Mapping[str, Any]) -> None:
-        before = read_json(self.definition_file)
-        differences = [
-            f"the {name} changed since it began" for name in ("data", "model") if before.get(name) != definition[name]
+    def _checked(self, definition: Mapping[str, Any]) -> dict[str, Any]:
+        """The definition that is there, which `definition` must not contradict."""
+        before: dict[str, Any] = read_json(self.definition_file)
+        parts = ("data", "model", "task")
+        differences = [f"the {name} changed since it began" for name in parts if before.get(name) != definition[name]]
+        differences += [
+            f"what {method} does by itself changed since it began"
+            for method, recipe in definition["recipes"].items()
+            if before.setdefault("recipes", {}).get(method, recipe) != recipe
         ]
         settings = before.get("settings", {})
         differences += [
-            f"--{name.replace('_', '-')} is {value!r}, the comparison has {settings.get(name)!r}"
+            f"--{name.replace('_', '-')} is {_told(value)}, the comparison has {_told(settings.get(name))}"
             for name, value in definition["settings"].items()
             if settings.get(name) != value
         ]
@@ -79,6 +91,7 @@ class ComparisonFolder:
                 + "\n  ".join(differences)
                 + "\nchoose another --out, or --overwrite"
             )
+        return before
 
     def load(self, cell: Cell, say: Callable[[str], object]) -> Scored | None:
         """A finished cell; None if it is not, or cannot be read, which `say` is told."""
@@ -105,8 +118,15 @@ class ComparisonFolder:
         return self.cells / f"{_file_name(cell.method)}-{size}-{cell.seed}{rate}.json"
 
 
+def _told(value: Any) -> str:
+    return "not given" if value is None else repr(value)
+
+
 def _file_name(method: str) -> str:
     """A method as part of a file's name: distinct methods stay distinct."""
+    return "-".join(re.sub(r"[^A-Za-z0-9_.,=]", lambda m: f"%{ord(m.group()):02X}", part) for part in _halves(method))
+
+
+def _halves(method: str) -> list[str]:
     name, colon, parameters = method.partition(":")
-    quoted = re.sub(r"[^A-Za-z0-9_.,=]", lambda match: f"%{ord(match.group()):02X}", parameters)
-    return f"{name}{'-' if colon else ''}{quoted}"
+    return [name, parameters] if colon else [name]

@@ -42,8 +42,10 @@ def seed_numbers(given: Any) -> tuple[int, ...]:
         found = tuple(operator.index(seed) for seed in given)
     except TypeError:
         found = ()
-    if not found or min(found) < 0:
-        raise InputError("--seeds is how many, at least 1 (3 is the seeds 0, 1 and 2), or in Python a list of seeds")
+    if not found or min(found) < 0 or max(found) >= 2**32:
+        raise InputError(
+            "--seeds is how many, at least 1 (3 is the seeds 0, 1 and 2), or in Python a list of seeds below 2**32"
+        )
     _check_once([str(seed) for seed in found], "--seeds")
     return found
 

@@ -22,9 +22,9 @@ class Result:
         method: as on the command line: `lora:rank=8`.
         shots: examples drawn of each class; None is all labels.
         seed: what drew them; equal seeds drew the same for every method.
-        score: the metric on the test set, from 0 to 1.
+        score: the metric, from 0 to 1, on the examples that the comparison scores on.
         examples: training examples used.
-        seconds: wall-clock time of the run.
+        seconds: wall-clock time of the fit, evaluations included, the compilation of its step not.
         parameters: how many trained.
         learning_rate: the peak rate; None where nothing has one.
     """
@@ -80,11 +80,13 @@ class Results:
     """The finished cells of a comparison, in an order of their own: no two orders of `cells` differ.
 
     `methods` is the order to show methods in. Those it does not name follow by the alphabet, scratch last; those
-    without a finished cell are left out. Raises `InputError` where nothing is finished or a cell occurs twice.
+    without a finished cell are left out. `resolution` is the step between two scores: 1 / examples scored, if known.
+    Raises `InputError` where nothing is finished or a cell occurs twice.
     """
 
     cells: Sequence[Result]
     methods: Sequence[str] = ()
+    resolution: float = 0.0
     sizes: tuple[int | None, ...] = field(init=False)
     _by_place: dict[tuple[str, int | None], dict[int, Result]] = field(init=False, repr=False, compare=False)
 

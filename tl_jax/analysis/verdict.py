@@ -35,7 +35,10 @@ def sentences(results: Results, *, classes: int) -> list[str]:
             found.append(text)
             numbers.append(n)
     if any(n > 1 for n in numbers):
-        found.append("[…]: the 95 % interval of the difference over the same seeds (Student's t), each by itself")
+        found.append(
+            "[…]: the 95 % interval of the difference over the same seeds (Student's t), each by itself; "
+            "what other examples to score on would change is not in it"
+        )
     if 1 in numbers:
         found.append("one seed gives no interval: whether such a difference is more than chance is not known")
     return found
@@ -44,7 +47,8 @@ def sentences(results: Results, *, classes: int) -> list[str]:
 def _worth(results: Results, method: str, scratch: str, size: int | None, classes: int) -> tuple[str, int]:
     """What a transfer is worth over scratch at a size, and over how many seeds that was seen."""
     who, where = method_words(method), size_words(results, size, classes)
-    difference = paired(results.scores(method, size), results.scores(scratch, size))
+    scores = results.scores(method, size), results.scores(scratch, size)
+    difference = paired(*scores, resolution=results.resolution)
     if difference is None:
         return f"{who} and {scratch} have no finished seed in common {where}: nothing can be said", 0
     much, where = points(difference), f"{where} ({seeds_words(difference.n)})"
@@ -99,7 +103,7 @@ def _ahead(results: Results, size: int | None, classes: int) -> tuple[str, int]:
         return f"{', '.join(names[:-1])} and {names[-1]} have no finished seed in common {where}", 0
     shared = {method: {seed: by_seed[seed] for seed in seeds} for method, by_seed in scores.items()}
     best, second = sorted(shared, key=lambda method: -fmean(shared[method].values()))[:2]
-    difference = paired(shared[best], shared[second])
+    difference = paired(shared[best], shared[second], resolution=results.resolution)
     assert difference is not None
     first, then, where = method_words(best), method_words(second), f"{where} ({seeds_words(len(seeds))})"
     if difference.n == 1:

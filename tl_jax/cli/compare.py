@@ -32,12 +32,21 @@ SHARED = tuple(
 )
 TAKES = (*SHARED, *OWN, *SWITCHES, "--verbose")
 
+WORDS = {
+    "--shots": "training examples of each label, separated by commas; all is all of them",
+    "--lr": "the highest learning rate of every method but scratch, which chooses its own",
+    "--out": "the comparison's folder",
+    "--resume": "go on with the comparison in --out; more methods, sizes or seeds may be asked for",
+    "--overwrite": "replace the comparison in --out",
+    "--dry-run": "print the plans, and stop before training",
+}
+
 
 def describe(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""
     shared = {field.name: field.default for field in dataclasses.fields(Experiment)}
     own = {"methods": METHODS, "shots": SHOTS, "seeds": SEEDS, "out": "runs/<data>-compare"}
-    flags.add(parser, TAKES, defaults={**shared, **own}, read={"--shots": str})
+    flags.add(parser, TAKES, defaults={**shared, **own}, read={"--shots": str}, words=WORDS)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -109,14 +109,16 @@ def add(
     *,
     defaults: Mapping[str, Any] | None = None,
     read: Mapping[str, Callable[[str], Any]] | None = None,
+    words: Mapping[str, str] | None = None,
 ) -> None:
     """Gives `parser` the flags `names` under their headings; a flag not given leaves no trace in what parsing returns.
 
     Args:
         defaults: by field, what help shows as the default; where it is None, the flag's own words.
         read: by name, a reader of this command's own, as for `--format`, whose words differ.
+        words: by name, what help says of a flag in this command, where it is more or less than elsewhere.
     """
-    names, defaults, read = set(names), defaults or {}, read or {}
+    names, defaults, read, words = set(names), defaults or {}, read or {}, words or {}
     for heading, flags in TABLE.items():
         group = parser.add_argument_group(heading)
         for flag in flags:
@@ -124,15 +126,16 @@ def add(
                 continue
             shown = defaults.get(flag.field)
             shown = flag.default if shown is None else shown
+            said = words.get(flag.name, flag.help)
             if flag.read is None:
-                group.add_argument(flag.name, action="store_true", default=argparse.SUPPRESS, help=flag.help)
+                group.add_argument(flag.name, action="store_true", default=argparse.SUPPRESS, help=said)
             else:
                 group.add_argument(
                     flag.name,
                     type=read.get(flag.name, flag.read),
                     metavar=flag.metavar,
                     default=argparse.SUPPRESS,
-                    help=(flag.help + (f" (default: {shown})" if shown != "" else "")).replace("%", "%%"),
+                    help=(said + (f" (default: {shown})" if shown != "" else "")).replace("%", "%%"),
                 )
 
 

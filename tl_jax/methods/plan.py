@@ -69,6 +69,7 @@ class Plan:
         for path, label in paths(labels).items():
             if not isinstance(label, Group) and label is not FROZEN:
                 raise InputError(f"the rules give {path} {label!r}; it must be a Group or FROZEN")
+        _check_phases(labels, solves=self.solver is not None and self.stepped)
         return labels
 
     @cached_property
@@ -82,6 +83,18 @@ class Plan:
         trained = sum(leaf.size for path, leaf in leaves.items() if labels[path] is not FROZEN)
         table = explain(self.rules, _decided(self.variables), aliases=self.model.info.alias)
         return f"{self.method}: {trained:,} of {total:,} parameters train, from {self.cut} up\n{table}"
+
+
+def _check_phases(labels: Mapping[str, Any], *, solves: bool) -> None:
+    groups = {path: label for path, label in paths(labels).items() if label is not FROZEN}
+    for path, group in groups.items():
+        if not isinstance(group.thaw, int) or group.thaw < 0:
+            raise InputError(f"{path} thaws in phase {group.thaw!r}; phases are 0, 1, 2, …")
+    if groups and min(group.thaw for group in groups.values()) > 0:
+        raise InputError("nothing trains in the first phase: some group needs thaw=0")
+    late = [p for p in ("head/kernel", "head/bias") if solves and (p not in groups or groups[p].thaw > 0)]
+    if late:
+        raise InputError(f"the head is solved first and trains from there, so {late[0]} must train from phase 0 on")
 
 
 def head_index(model: Model) -> int:

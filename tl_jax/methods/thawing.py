@@ -44,9 +44,10 @@ class GradualUnfreezing(Spec):
         head, *below = reversed(owners(model, variables))
         if head != "head":
             raise InputError(f"{self.name} starts with the head, but {head} lies above it")
-        parts = np.array_split(below[::-1], min(self.phases - 1, len(below)))[
-            ::-1
-        ]  # array_split makes the first larger
+        if not below:
+            raise InputError(f"{self.name}: there is nothing below the head to thaw; probe trains the head alone")
+        # `array_split` makes the first parts the larger ones, so it is given the stages from the bottom up.
+        parts = np.array_split(below[::-1], min(self.phases - 1, len(below)))[::-1]
         thaws = {"head": 0} | {str(home): n for n, part in enumerate(parts, 1) for home in part}
         rules = [
             Rule(under(home), Group(f"phase_{thaws[home]}", lr=float(self.decay) ** level, thaw=thaws[home]))

@@ -173,7 +173,7 @@ class Loop:
             memory.best_score, memory.best_loss, memory.best_step, memory.worse = score, loss, i, 0
             self.checkpoints.save_best(i, self.result(state), asdict(memory))
         else:
-            memory.worse += 1
+            memory.worse += i > self.starts[-1]  # before all has thawed the best may be yet to come
             memory.done = 0 < self.patience <= memory.worse
         self.events.evaluated(step=i, epoch=i / self.per_epoch, metrics=metrics, best=better)
         if memory.done:
