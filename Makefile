@@ -23,10 +23,10 @@ help:
 MESSAGES := --data demo/messages/train.csv --eval-data demo/messages/test.csv
 demo: .venv/filled
 	@set -e; model=$$(.venv/bin/python demo/model.py); set -x; \
-	.venv/bin/tl-jax finetune --model "$$model" $(MESSAGES) --out runs/demo --overwrite; \
+	.venv/bin/tl-jax finetune --model "$$model" $(MESSAGES) --epochs 3 --out runs/demo --overwrite; \
 	.venv/bin/tl-jax predict runs/demo "where is my parcel?" "I was charged twice this month" "I can't log in"; \
 	.venv/bin/tl-jax compare --model "$$model" $(MESSAGES) --methods scratch,probe,full --shots 8,all --seeds 3 \
-	    --steps 40 --out runs/demo-compare --overwrite
+	    --steps 40 --batch-size 16 --out runs/demo-compare --overwrite
 
 # What XLA compiled in one test serves the next; tests that count or compare compilations switch it off.
 CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.2
