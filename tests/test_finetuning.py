@@ -152,7 +152,7 @@ def test_the_command_line_makes_the_same_run(
     assert any(line.startswith(f"{run.experiment.method}: ") and "parameters train" in line for line in lines)
     known = ("text column", "181 to train", "bert of", run.experiment.method, "training ", "compiling ", "step ")
     known += ("group ", "head ", "full ", "frozen ", "phase", "biases ", "top ", "embeddings ", "layers_", "lora ")
-    known += ("60 steps", "features of")
+    known += ("60 steps", "features of", "scored on the 60 evaluation examples")
     assert [line for line in lines if not line.startswith(known)] == []  # and nothing that the platform says
 
     done = files.cli("predict", out, *TEXTS)
@@ -166,9 +166,25 @@ def test_evaluate_prints_the_metrics(tuned: Callable[[str], Any], capsys: pytest
     assert main(["evaluate", str(run.folder), "--format", "json"]) == 0
     out, err = capsys.readouterr()
     assert close(json.loads(out), run.metrics)
-    assert err == f"tl-jax: evaluating {run.folder}; loading JAX\n"
+    scored = f"60 examples of {run.experiment.eval_data}, text 'text', label 'label'"
+    assert err == f"tl-jax: evaluating {run.folder}; loading JAX\n{scored}\n"
     assert main(["evaluate", str(run.folder), "--split", "validation"]) == 0
     assert f"accuracy  {run.summary['validation']['accuracy']:.4f}\n" in capsys.readouterr().out
+
+
+def test_evaluate_takes_the_columns_of_the_run_and_no_others(
+    tuned: Callable[[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A guess that is wrong would be scored in silence; the file is named, and so are its columns."""
+    folder = str(tuned(HEAD).folder)
+    rows = files.messages(60, seed=1)
+    other = str(files.write_csv(tmp_path / "other.csv", rows, header=("body", "topic")))
+    assert main(["evaluate", folder, "--data", other]) == 2
+    assert "other.csv has no column 'text'; choose from body, topic" in capsys.readouterr().err
+    assert main(["evaluate", folder, "--data", other, "--text-column", "body", "--label-column", "topic"]) == 0
+    printed, said = capsys.readouterr()
+    assert f"accuracy  {tuned(HEAD).metrics['accuracy']:.4f}" in printed
+    assert f"60 examples of {other}, text 'body', label 'topic'" in said
 
 
 def test_predict_reads_files_and_standard_input(

@@ -152,10 +152,19 @@ class Run:
         logits = answer(self.model, self.task, self._placed, batches, self.experiment.precision, self._placement)
         return [{"text": text, **found} for text, found in zip(texts, self.task.decode(logits), strict=True)]
 
-    def evaluate(self, data: Any = None, *, split: str | None = None, batch_size: int | None = None) -> dict[str, Any]:
+    def evaluate(
+        self,
+        data: Any = None,
+        *,
+        split: str | None = None,
+        text_column: str | None = None,
+        label_column: str | None = None,
+        batch_size: int | None = None,
+    ) -> dict[str, Any]:
         """Loss and metrics on labelled data, every example once; without `data` on what the run ended with.
 
-        Raises `InputError` for missing columns and for labels that training never saw.
+        Columns are those of the run unless named; of examples in memory other columns are inferred. Raises `InputError`
+        for missing columns and for labels that training never saw.
         """
         if data is None:
             dataset = self._held_out(split)
@@ -163,8 +172,13 @@ class Run:
             splits = data_room.open(data)
             dataset = splits[split] if split else data_room.to_score(splits)
         known = self.manifest["columns"]
-        text, label = (known[role] if known[role] in dataset.columns else None for role in ("text", "label"))
+        guess = data is not None and not isinstance(data, str | Path)
+        text, label = (
+            given or (None if guess and known[role] not in dataset.columns else known[role])
+            for role, given in (("text", text_column), ("label", label_column))
+        )
         columns = data_room.infer_columns(dataset, text, label)
+        self._say(f"{len(dataset):,} examples of {dataset.source}, text {columns.text!r}, label {columns.label!r}")
         examples = prepare(dataset, columns, self.labels, self.model.processor, self.manifest["max_length"])
         return self.score(self._told(examples), batch_size)
 

@@ -100,6 +100,7 @@ def test_to_go_on_data_model_and_settings_must_be_the_same(tmp_path: Path) -> No
     assert said == ["note: this is another kind of machine (cores was 2, is 4), so cells may differ by rounding"]
     changes: list[tuple[dict[str, Any], str]] = [
         ({"data": {"train": "xy"}}, "the data changed since it began"),
+        ({"data": {"train": "ab", "test": "x"}}, "it began with other evaluation data: --eval-data decides what is"),
         ({"model": "xy"}, "the model changed since it began"),
         ({"task": {"loss": "focal"}}, "the task changed since it began"),
         ({"recipes": {"full": {"rate": 2e-3}}}, "what full does by itself changed since it began"),

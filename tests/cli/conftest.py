@@ -32,6 +32,8 @@ class Behind:
     folder: Path = Path("runs/a name")
     text_column: str = "message"
     metrics: dict[str, Any] = field(default_factory=lambda: {"accuracy": 0.75})
+    summary: dict[str, Any] = field(default_factory=lambda: {"scored_on": "validation"})
+    manifest: dict[str, Any] = field(default_factory=lambda: {"data": {"examples": {"validation": 31, "test": 1600}}})
 
     def finetune(self, experiment: Experiment, **switches: Any) -> Any:
         self.finetuned.append((experiment, switches))

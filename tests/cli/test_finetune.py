@@ -62,7 +62,19 @@ def test_the_end_says_the_metrics_and_three_commands(behind: Any, capsys: pytest
         ["tl-jax", "evaluate", "runs/a name", "--data", "FILE"],
         ["tl-jax", "finetune", "runs/a name/experiment.json", "--seed", "5", "--out", "runs/a name-5"],
     ]
-    assert err == "tl-jax: m on d.csv; loading JAX\n"
+    flattered = "scored on the 31 validation examples, which also chose the best step: --eval-data is fairer"
+    assert err == f"tl-jax: m on d.csv; loading JAX\n{flattered}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("test", "scored on the 1,600 evaluation examples"), (None, "nothing was held out to score on")]
+)
+def test_the_end_says_what_was_scored(
+    behind: Any, name: str | None, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    behind.summary = {"scored_on": name}
+    assert main(BASE.split()) == 0
+    assert capsys.readouterr().err.splitlines()[-1] == said
 
 
 def test_a_dry_run_prints_the_plan(behind: Any, capsys: pytest.CaptureFixture[str]) -> None:

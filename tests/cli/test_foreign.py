@@ -8,7 +8,7 @@ import re
 import pytest
 
 from tl_jax import methods
-from tl_jax.cli import finetune, predict
+from tl_jax.cli import compare, finetune, predict
 from tl_jax.cli.flags import FLAGS
 from tl_jax.cli.foreign import RENAMED, UNNEEDED, refusal
 
@@ -47,6 +47,7 @@ def answer(*arguments: str) -> str | None:
         ("--epoch", "--epoch is not an option of finetune; did you mean '--epochs'"),
         ("--qqqq", "--qqqq is not an option of finetune; `tl-jax finetune --help` lists them"),
         ("--format", "--format is not an option of finetune"),
+        ("--methods", "--methods is not an option of finetune"),
     ],
 )
 def test_answer(given: str, said: str) -> None:
@@ -88,3 +89,11 @@ def test_parameters_of_methods_exist() -> None:
     assert named
     for name, parameter in (re.match(r"(\w+):(\w+)=", method).groups() for method in named):
         assert parameter in {field.name for field in dataclasses.fields(getattr(methods, name))}
+
+
+def test_one_of_something_where_several_are_taken() -> None:
+    said = refusal(["--method", "probe"], "compare", compare.TAKES)
+    assert said == "--method is not an option of compare; did you mean '--methods'?"
+    assert refusal(["--seed", "1"], "compare", compare.TAKES) == (
+        "--seed is not an option of compare; did you mean '--seeds'?"
+    )

@@ -74,6 +74,8 @@ class ComparisonFolder:
         before: dict[str, Any] = read_json(self.definition_file)
         parts = ("data", "model", "task")
         differences = [f"the {name} changed since it began" for name in parts if before.get(name) != definition[name]]
+        if ("test" in before.get("data", {})) != ("test" in definition["data"]):
+            differences[0] = "it began with other evaluation data: --eval-data decides what is scored"
         differences += [
             f"what {method} does by itself changed since it began"
             for method, recipe in definition["recipes"].items()

@@ -25,7 +25,7 @@ class Runner:
     stop_asked: Callable[[], bool]
     say: Say
 
-    def __call__(self, cell: Cell, place: str) -> Scored:
+    def __call__(self, cell: Cell, place: str, *, trial: bool = False) -> Scored:
         """The cell, run or read. Raises `Diverged` naming the cell, `Interrupted` with nothing of it kept."""
         found = self.folder.load(cell, self.say)
         if found is not None:
@@ -41,7 +41,11 @@ class Runner:
             raise Diverged(f"{cell}: {str(e).partition(';')[0]}") from None
         self.folder.save(cell, found)
         result = found.result
-        self.say(f"{place}: {cell}: {self.bench.task.monitor} {result.score:.1%} in {result.seconds:.1f} s")
+        # A trial is shown by what it is judged by.
+        score = f"{self.bench.task.monitor} {result.score:.1%}"
+        if trial and found.validation is not None:
+            score = f"validation {self.bench.task.monitor} {found.validation[0]:.1%}"
+        self.say(f"{place}: {cell}: {score} in {result.seconds:.1f} s")
         return found
 
 
@@ -76,7 +80,7 @@ def _trials(run: Runner, size: int | None, seed: int) -> dict[Cell, Scored]:
     for i, rate in enumerate(RATES, 1):
         cell = Cell(SCRATCH, size, seed, rate)
         try:
-            trials[cell] = run(cell, f"rate {i} of {len(RATES)} for {SCRATCH}")
+            trials[cell] = run(cell, f"rate {i} of {len(RATES)} for {SCRATCH}", trial=True)
         except Diverged as e:
             run.say(str(e))
     if not trials:

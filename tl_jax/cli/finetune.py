@@ -58,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
     if "dry_run" in switches:
         print(outcome)
         return 0
+    console.say(_scored_on(outcome))
     print(console.scores(outcome.metrics))
     folder = shlex.quote(str(outcome.folder))
     print("next:")
@@ -67,6 +68,15 @@ def run(args: argparse.Namespace) -> int:
         f"  tl-jax finetune {folder}/experiment.json --seed {experiment.seed + 1} --out {folder}-{experiment.seed + 1}"
     )
     return 0
+
+
+def _scored_on(outcome: Any) -> str:
+    """Which examples the figures are of: those that chose the best checkpoint flatter it."""
+    name = outcome.summary["scored_on"]
+    count = outcome.manifest["data"]["examples"].get(name, 0)
+    if name == "validation":
+        return f"scored on the {count:,} validation examples, which also chose the best step: --eval-data is fairer"
+    return f"scored on the {count:,} evaluation examples" if name else "nothing was held out to score on"
 
 
 def _experiment(source: str | Path | None, wanted: dict[str, Any], *, resume: bool) -> Experiment:

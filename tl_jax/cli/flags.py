@@ -57,7 +57,7 @@ TABLE: dict[str, tuple[Flag, ...]] = {
             f"how to transfer, with its parameters as in lora:rank=8: {', '.join(METHODS)}",
             default="lp_ft",
         ),
-        Flag("--epochs", "passes over the examples", above_zero, "N", default="3, or what makes 200 steps"),
+        Flag("--epochs", "passes over the examples", above_zero, "N", default="3; up to 30 to make 200 steps"),
         Flag("--steps", "optimiser steps, in place of --epochs", whole(1), "N", default="what --epochs needs"),
         Flag("--batch-size", "examples in a step", whole(1), "N"),
         Flag("--accumulate", "cut each batch into N parts, to save memory", whole(1), "N"),

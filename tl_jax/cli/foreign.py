@@ -92,7 +92,8 @@ def _reason(option: str, command: str, taken: Collection[str]) -> str:
         close = did_you_mean(f"--{plain}", taken)
         return f"is not an option of {command}" + (close or f"; `tl-jax {command} --help` lists them")
     if ours.partition(" ")[0].rstrip(",") not in taken:
-        return f"is not an option of {command}" + (
-            f" ({ours} is what other commands call it)" if ours != option else ""
-        )
+        if ours != option:
+            return f"is not an option of {command} ({ours} is what other commands call it)"
+        several = f"{option}s"
+        return f"is not an option of {command}" + (f"; did you mean {several!r}?" if several in taken else "")
     return f"is {ours} here"

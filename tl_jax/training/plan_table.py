@@ -56,7 +56,8 @@ def plan_table(plan: Plan, model: Model, task: Any, recipe: Recipe, batches: Tra
 def _cost(plan: Plan, model: Model, task: Any, recipe: Recipe, batches: TrainBatches) -> str:
     first = ""
     if plan.solver is not None:
-        once = f"features of {len(batches.examples):,} examples once ({len(batches.shapes)} shapes)"
+        shapes = f"{len(batches.shapes)} shape" + ("s" if len(batches.shapes) > 1 else "")
+        once = f"features of {len(batches.examples):,} examples once ({shapes})"
         first = f"{once}, then the head is solved to convergence, C={plan.solver.C:g}"
         if not plan.stepped:
             return first
