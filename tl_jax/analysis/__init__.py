@@ -1,8 +1,10 @@
-"""What the numbers say: from the finished cells of a comparison to intervals, sentences, a table and a picture.
+"""What the transfer bought you: methods compared over sizes and seeds, and what the numbers say.
 
-One file, one idea: `results` is what each cell measured, `intervals` how far a mean over seeds can be trusted,
-`matching` how many labels of one method are worth those of another, `verdict` the sentences, `table` the figures,
-`picture` the curve over labels. None of these six imports jax; matplotlib is imported when a picture is drawn.
+One file, one idea. Running: `grid` is which cells there are, `cells` one fit in memory, `folder` what is kept of it,
+`running` those not finished yet, `comparison` the composition, `tl_jax.compare`. Reading, without jax: `results` is
+what each cell measured, `intervals` how far a mean over seeds can be trusted, `matching` how many labels of one method
+are worth those of another, `words` how things are called, `verdict` the sentences, `table` the figures, `picture` the
+curve; matplotlib is imported when it is drawn.
 
 The names below are imported on first use.
 """
