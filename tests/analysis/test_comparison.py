@@ -110,7 +110,7 @@ def texts(examples: Any) -> list[tuple[int, ...]]:
 
 def test_one_compilation_for_all_cells_of_a_method(tiny: Tiny, tmp_path: Path) -> None:
     """After one seed at one size, other sizes, seeds and rates compile nothing; nor do methods that differ in name."""
-    model = tl.load(files.write_bert(tmp_path / "model", num_hidden_layers=1))  # its own: nothing is compiled yet
+    model = tl.load(files.write_bert(tmp_path / "model", intermediate_size=44))  # its own: nothing is compiled yet
     given = {"eval_data": tiny.test, "batch_size": 16, "quiet": True, "steps": 4}
     rows = files.messages(210)
     with compilations() as first:

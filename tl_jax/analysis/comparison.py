@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from tl_jax import preparation, pretrained
+from tl_jax.analysis import running
 from tl_jax.analysis.cells import Bench, Cell
 from tl_jax.analysis.folder import ComparisonFolder
 from tl_jax.analysis.grid import METHODS, SEEDS, SHOTS, listed_methods, seed_numbers, sizes
 from tl_jax.analysis.picture import curve
 from tl_jax.analysis.results import SCRATCH, Results, is_scratch
-from tl_jax.analysis.running import RATES, Runner, all_cells
+from tl_jax.analysis.running import Runner, all_cells
 from tl_jax.analysis.table import json_table, text_table
 from tl_jax.analysis.verdict import sentences
 from tl_jax.errors import InputError
@@ -120,7 +121,7 @@ def compare(
             events.message(f"note: {note}")
         count = f"{len(chosen)} methods × {len(wanted)} sizes × {len(numbers)} seeds"
         if any(map(is_scratch, chosen)) and bench.job.validation is not None:
-            count += f", and {len(RATES)} rates for {SCRATCH} to choose from"
+            count += f", and {len(running.RATES)} rates for {SCRATCH} to choose from"
         recipes = {}
         for method in chosen:
             for size in wanted:
