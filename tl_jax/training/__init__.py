@@ -1,8 +1,9 @@
 """Training: split the tree, differentiate the trainable part, step.
 
 One file, one idea: `partition` cuts a tree into trainable and frozen, `optimizer` is one optax transformation over the
-trainable groups, `state` what a step maps to its successor, `step` the step itself, `schedules` the learning rate on
-the host, `convex` the linear head solved to convergence, `flops` what a function costs.
+trainable groups, `state` what a step maps to its successor, `step` the step itself, `averaging` the moving average of
+what trains, `phases` which groups train when, `schedules` the learning rate on the host, `convex` the linear head
+solved to convergence, `store` where a fit keeps its best, `flops` what a function costs.
 
 The names below are imported on first use. `partition`, `optimizer` and `flops` are modules here and functions inside
 them: a package does not export a callable under the name of one of its files.
