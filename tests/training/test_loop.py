@@ -1,9 +1,10 @@
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tl_jax.training.loop import Loop, Memory
@@ -32,3 +33,28 @@ def test_patience_counts_once_everything_has_thawed(starts: tuple[int, ...], pat
         if memory.done:
             break
     assert (step if memory.done else None) == stops
+
+
+def test_it_evaluates_every_so_many_epochs_and_at_the_end() -> None:
+    fine = {"loss_sum": 1.0, "weight": 1.0, "finite": True, "grad_norm": 1.0}
+    batch = {"tokens": np.zeros((2, 4)), "mask": np.ones((2, 4))}
+    told: list[int] = []
+    silent = SimpleNamespace(
+        compiling=lambda *a: None, step=lambda **a: None, evaluated=lambda *, step, **a: told.append(step)
+    )
+    running = replace(
+        loop([0.5] * 4, (0,), patience=0),
+        step=lambda phase: lambda state, batch, hyper: (SimpleNamespace(step=state.step + 1), fine),
+        batch=lambda i: batch,
+        rate=lambda i: 0.1,
+        hyper=lambda rate: {"learning_rate": np.float32(rate)},
+        total=25,
+        per_epoch=5,
+        validate_every=2,
+        checkpoints=SimpleNamespace(save=lambda *a: None, save_best=lambda *a: None, steps=list),
+        snapshot=lambda state: {},
+        events=silent,
+        stop_asked=lambda: False,
+    )
+    running.run(SimpleNamespace(step=0), Memory())
+    assert told == [10, 20, 25]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 _SMALL = 50_000_000  # parameters: below, models bear (and need) higher rates
 
 # Peak learning rates of AdamW at batch 32: (small models, others).
@@ -24,6 +26,15 @@ _EPOCHS, _STEPS, _MOST = 3.0, 200, 30.0
 def epochs(steps_per_epoch: int) -> float:
     """Passes over the data: 3, as is usual, or on small data as many as make 200 steps, but no more than 30."""
     return max(_EPOCHS, min(_MOST, _STEPS / steps_per_epoch))
+
+
+def epochs_between(train: int, validation: int) -> int:
+    """Passes over `train` examples from one evaluation on `validation` examples to the next.
+
+    One, as is usual; where few examples train, as many as make the evaluation cost no more than them: a forward pass
+    is about a third of a step.
+    """
+    return max(1, math.ceil(validation / (3 * train)))
 
 
 def default_schedule(method: str) -> str:

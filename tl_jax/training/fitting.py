@@ -14,6 +14,7 @@ from tl_jax.methods import Plan
 from tl_jax.model import Model
 from tl_jax.parallel import ANYWHERE, Placement
 from tl_jax.training.convex import logistic_regression
+from tl_jax.training.defaults import epochs_between
 from tl_jax.training.evaluation import batches_of, evaluate, features
 from tl_jax.training.events import Events
 from tl_jax.training.loop import Interrupted, Loop, Memory
@@ -104,6 +105,7 @@ def fit(
         per_epoch=train.steps_per_epoch,
         shapes=len(train.shapes) * len(phase_starts),
         validate=None if check is None else lambda state: check(variables_of(state)),
+        validate_every=1 if validation is None else epochs_between(len(train.examples), len(validation)),
         monitor=task.monitor,
         patience=recipe.patience,
         snapshot=to_flat,

@@ -54,7 +54,8 @@ class Loop:
     `step(p)` is the compiled `(state, batch, hyper) -> (state, metrics)` of phase p. The phases start at `starts`, and
     `thaw(state, p)` makes the state that phase p begins with of the last one before it. `batch(i)` is the batch of step
     i, of at most `shapes` shapes; `rate(i)` the learning rate, `hyper(rate)` the numbers that a step takes.
-    `validate(state)` gives metrics with `monitor` and `loss` (None: no validation, the last state is the best).
+    `validate(state)` gives metrics with `monitor` and `loss`, every `validate_every` epochs and at the end (None: no
+    validation, the last state is the best).
     `snapshot(state)` gives all arrays of a checkpoint, `result(state)` those of the outcome. `where(index)` names an
     example.
     """
@@ -69,6 +70,7 @@ class Loop:
     per_epoch: int
     shapes: int
     validate: Callable[[Any], Mapping[str, Any]] | None
+    validate_every: int
     monitor: str
     patience: int
     snapshot: Callable[[Any], Mapping[str, Any]]
@@ -146,7 +148,7 @@ class Loop:
                 memory.real = memory.padded = 0
                 waited, mark = 0.0, now
             # Evaluate the new state, remember, then save: a snapshot and the position in the data agree.
-            if self.validate and (i % self.per_epoch == 0 or i == self.total):
+            if self.validate and (i % (self.validate_every * self.per_epoch) == 0 or i == self.total):
                 settle(0)
                 began = time.monotonic()
                 self.evaluate(i, state, memory)
