@@ -332,7 +332,7 @@ def test_the_plan_says_what_will_train(tiny: Tiny) -> None:
     rows = {row.split()[0]: row.split() for row in groups}
     assert rows["lora"][1:4] == ["8", "1,024", "0.01"] and rows["head"][1:3] == ["2", "99"]
     assert rows["lora"][-2:] == ["8.2", "kB"]  # two moments of float32
-    assert cost.startswith("60 steps (5 epochs of 181 examples) of 16 × 16 tokens, ")
+    assert cost.startswith("60 steps (5 epochs of 181 examples) of 16 in 7 × 32 tokens, ")
 
 
 # ------------------------------------------------------------------------------------------------------ what is trained

@@ -88,13 +88,13 @@ def test_a_path_that_no_stage_owns():
 @pytest.mark.parametrize(
     ("chain", "cut", "live"),
     [
-        (chains.plain, "embeddings", {"tokens", "noise", "segments", "rows", "starts"}),
-        (chains.plain, "layers_1", {"hidden", "noise", "segments", "rows", "starts"}),
-        (chains.plain, "head", {"pooled", "noise", "rows", "starts"}),
+        (chains.plain, "embeddings", {"tokens", "noise", "segments", "starts"}),
+        (chains.plain, "layers_1", {"hidden", "noise", "segments", "starts"}),
+        (chains.plain, "head", {"pooled", "noise", "starts"}),
         (chains.tied, "head", {"hidden"}),
         (chains.normed, "blocks_0", {"hidden"}),
-        (chains.bert, "embeddings", {"tokens", "positions", "token_type", "noise", "segments", "rows", "starts"}),
-        (chains.bert, "layers_0", {"hidden", "noise", "segments", "rows", "starts"}),
+        (chains.bert, "embeddings", {"tokens", "positions", "token_type", "noise", "segments", "starts"}),
+        (chains.bert, "layers_0", {"hidden", "noise", "segments", "starts"}),
     ],
 )
 def test_live_is_what_is_read_before_it_is_written(chain, cut, live):

@@ -84,6 +84,7 @@ def finetune(
                 job.recipe,
                 job.train,
                 job.validation,
+                job.passing,
                 stored=lambda variables: stored_leaves(job.assembly, variables),
                 checkpoints=checkpoints,
                 events=events,

@@ -34,8 +34,7 @@ STATE_KEYS: dict[str, str] = {
     "mask": "bool [B, T] True = real",
     "positions": "i32 [B, T] position in its example",
     "segments": "i32 [B, T] which packed example, 0 = padding",
-    "rows": "i32 [N] the row in which example n lies",
-    "starts": "i32 [N] where in that row it starts",
+    "starts": "i32 [B, S] where the S examples of a packed row start; example n is slot n mod S of row n // S",
     "noise": "u32 [B, T] hash(example, position), or [B, 1] for images and audio: what dropout draws from",
     "image": "f32 [B, H, W, C] after preprocessing",
     "audio": "f32 [B, T] after preprocessing",
@@ -48,7 +47,7 @@ STATE_KEYS: dict[str, str] = {
     "pooled": "[N, D] one vector per example",
     "logits": "f32 [N, labels]",
 }
-_OPTIONAL = frozenset({"noise", "rows", "starts"})  # a stage that reads one gets None where the state has none
+_OPTIONAL = frozenset({"noise", "starts"})  # a stage that reads one gets None where the state has none
 _FOREIGN_KEYS = {
     "input_ids": "tokens",
     "attention_mask": "mask",
@@ -209,6 +208,12 @@ class Model:
     def processor(self) -> Any:
         """What turns texts into the model's inputs, `info.processor`; None where the model came without."""
         return self.info.processor
+
+    @property
+    def packs(self) -> bool:
+        """Whether several examples may share a row: positions keep to their segment, and `pooled` is by example."""
+        reads = {key for stage in self.stages for key in stage.reads}
+        return {"segments", "starts"} <= reads and "mask" not in reads
 
     def index(self, at: str) -> int:
         """The place of a stage in the chain; raises `InputError` with the nearest names."""

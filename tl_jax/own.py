@@ -96,7 +96,7 @@ class Calling:
             kind = getattr(value, "dtype", type(value).__name__)
             raise InputError(f"{self.what} returns {kind} for {key}: it must be an array of floating-point numbers")
         if key in ("pooled", "logits"):
-            packed = "rows" in self.reads  # then there are more examples than rows
+            packed = "starts" in self.reads  # then there are more examples than rows
             examples = value.shape[0] if packed and value.ndim else arrays[0].shape[0]
             if value.ndim != 2 or value.shape[0] != examples:
                 last = "labels" if key == "logits" else "features"

@@ -19,6 +19,7 @@ from tl_jax import data as data_room
 from tl_jax.assembly import Assembly, make_plan
 from tl_jax.errors import InputError, did_you_mean
 from tl_jax.experiment import Experiment
+from tl_jax.heap import keep_freed_memory
 from tl_jax.manifest import machine_kind
 from tl_jax.methods import Plan, parse
 from tl_jax.model import Model, check_variables
@@ -61,12 +62,18 @@ class Job:
     placement: Placement
     manifest: dict[str, Any]
 
+    @property
+    def passing(self) -> data_room.PassShape:
+        """How passes over whole sets are cut."""
+        return data_room.PassShape.of(self.train)
+
 
 def request(model: Any, data: Any, settings: Mapping[str, Any], what: str = "finetune") -> Request:
     """What `finetune` (or `what` else) was asked for; objects get a name in the experiment, so that it stays a value.
 
     Raises `InputError` for settings that do not exist and for a missing model or data.
     """
+    keep_freed_memory()
     settings = dict(settings)
     known = [f.name for f in dataclasses.fields(Experiment)]
     for name in settings:
@@ -160,11 +167,11 @@ def prepare(asked: Request, task: Any, say: Say, shardings: Any = None) -> Job:
     train = encoded(division.train, "training")
     assert train is not None
     recipe = recipe_of(e, assembly.plan)
-    batches = recipe.batches(train, processor.pad_id)
-    rows = batches.batch_size // batches.accumulate
-    placement = place(e.mesh, rows=rows, parts=batches.accumulate, rules=shardings)
+    rows = recipe.rows(train)
+    placement = place(e.mesh, rows=rows, parts=recipe.accumulate, rules=shardings)
+    batches = recipe.batches(train, processor.pad_id, packs=model.packs, divisor=placement.row_parts)
     if placement.mesh is not None:
-        say(placement.described(assembly.plan.variables, rows))
+        say(placement.described(assembly.plan.variables, batches.shapes[-1][-2]))
     check_settings(assembly.plan, recipe, task, batches)
     return Job(
         e,
@@ -248,7 +255,7 @@ def _manifest(
         "labels": list(task.labels),
         "columns": {"text": division.columns.text, "label": division.columns.label},
         "max_length": max_length,
-        "batch": {"rows": batches.batch_size // batches.accumulate, "lengths": list(batches.lengths)},
+        "batch": asdict(data_room.PassShape.of(batches)),
         "pooling": info.pooling,
         "loss": None if task.loss is None else getattr(task.loss, "__qualname__", type(task.loss).__qualname__),
         "model": {

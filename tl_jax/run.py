@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from tl_jax.preparation import checked_pair, digest, divided
 from tl_jax.run_folder import RunFolder, existing_run
 from tl_jax.tasks import task_class
 from tl_jax.training.checkpoint import Checkpoints
-from tl_jax.training.evaluation import answer, batches_of, evaluate
+from tl_jax.training.evaluation import answer, evaluate
 from tl_jax.training.examples import Prepared, prepare, prepare_texts
 
 Say = Callable[[str], object]
@@ -198,9 +199,10 @@ class Run:
             self._say(note)
         return prepared.examples
 
-    def _batches(self, examples: data_room.Encoded, batch_size: int | None) -> data_room.EvalBatches:
-        size = self.manifest["batch"]["rows"] if batch_size is None else batch_size
-        return batches_of(examples, size, self.manifest["batch"]["lengths"], self.model.processor.pad_id)
+    def _batches(self, examples: data_room.Encoded, batch_size: int | None) -> data_room.Passes:
+        shape = data_room.PassShape(**self.manifest["batch"])
+        shape = shape if batch_size is None else replace(shape, rows=batch_size)
+        return shape.over(examples, self.model.processor.pad_id)
 
     def _held_out(self, split: str | None) -> data_room.Dataset:
         e = self.experiment

@@ -13,8 +13,11 @@ import tl_jax as tl
 from tests import tiny as files
 from tests.laws.test_compilations import compilations
 from tests.tiny import Tiny
+from tl_jax import preparation
 from tl_jax.analysis import running
 from tl_jax.analysis.cells import Bench, Cell
+from tl_jax.data import PackedBatches
+from tl_jax.methods import parse
 from tl_jax.training import interrupt
 
 SETTINGS: dict[str, Any] = {"methods": "scratch,probe,lora:rank=4", "shots": "4,all", "seeds": 2, "steps": 8}
@@ -109,18 +112,37 @@ def texts(examples: Any) -> list[tuple[int, ...]]:
 
 
 def test_one_compilation_for_all_cells_of_a_method(tiny: Tiny, tmp_path: Path) -> None:
-    """After one seed at one size, other sizes, seeds and rates compile nothing; nor do methods that differ in name."""
+    """One seed of each size compiles all there is: seeds, rates, and methods that differ in name compile nothing."""
     model = tl.load(files.write_bert(tmp_path / "model", intermediate_size=44))  # its own: nothing is compiled yet
-    given = {"eval_data": tiny.test, "batch_size": 16, "quiet": True, "steps": 4}
+    given = {"eval_data": tiny.test, "batch_size": 16, "quiet": True, "steps": 4, "shots": "4,8,all"}
     rows = files.messages(210)
     with compilations() as first:
-        tl.compare(model, rows, methods="lora:rank=2,full,probe", shots="all", seeds=1, out=tmp_path / "a", **given)
-    assert first.count("jit(step)") == 4  # training and evaluation, with and without adapters
+        tl.compare(model, rows, methods="lora:rank=2,full,probe", seeds=1, out=tmp_path / "a", **given)
+    # Training and evaluation, with and without adapters; training once more if what is drawn does not fit into the
+    # shape of all labels.
+    assert first.count("jit(step)") in (4, 6)
     assert first.count("jit(_pooled)") == 1
     with compilations() as names:
         methods = "lora:rank=2,full,probe,lp_ft,scratch"
-        tl.compare(model, rows, methods=methods, shots="4,8,all", seeds=2, out=tmp_path / "b", **given)
+        found = tl.compare(model, rows, methods=methods, seeds=1, out=tmp_path / "a", resume=True, **given)
+    assert len(found.results.cells) == 15
     assert not {"jit(step)", "jit(_pooled)"} & set(names)
+
+
+def test_cells_of_equal_size_share_a_shape(tiny: Tiny) -> None:
+    """Whatever the seed drew, long texts or short ones."""
+    rows = [(text * (4 if i % 5 == 0 else 1), label) for i, (text, label) in enumerate(files.messages(210))]
+    asked = preparation.request(tiny.mean, rows, {"batch_size": 16, "method": "full"})
+    bench = Bench.open(asked, None, {"full": parse("full")}, print)
+    assert isinstance(bench.job.train, PackedBatches)
+
+    def shapes(bench: Bench, shots: int | None) -> set[Any]:
+        batches = [bench.batches(shots, seed).batch(0) for seed in range(10)]
+        return {(batch["tokens"].shape, batch["starts"].shape) for batch in batches}
+
+    assert len(shapes(bench, 6)) > 1
+    bench = bench.sized((5, 6, None), range(10))
+    assert len(shapes(bench, None)) == len(shapes(bench, 6)) == 1 and shapes(bench, 5) == shapes(bench, 6)
 
 
 def test_more_seeds_sizes_and_methods_are_added_to_what_there_is(whole: Any, tiny: Tiny, tmp_path: Path) -> None:

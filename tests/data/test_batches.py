@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tl_jax.data import Encoded, EvalBatches, TrainBatches
+from tl_jax.data import BucketedBatches, BucketedPasses, Encoded
 from tl_jax.data.noise import position_noise
 from tl_jax.errors import InputError
 
@@ -69,7 +69,7 @@ def expected(lengths):
 @settings(deadline=None)
 @given(LENGTHS, st.integers(1, 12), st.integers(1, 3), st.integers(0, 2**64 - 1), st.integers(0, 3))
 def test_each_epoch_gives_every_example_once_as_it_is(lengths, rows, accumulate, seed, epoch):
-    batches = TrainBatches(encoded(lengths), rows * accumulate, seed, accumulate=accumulate)
+    batches = BucketedBatches(encoded(lengths), rows * accumulate, seed, accumulate=accumulate)
     assert batches.steps_per_epoch == -(-len(lengths) // (rows * accumulate))
     assert sum(len(seen(batches.batch(s))) for s in range(batches.steps_per_epoch)) == len(lengths)
     assert epoch_of(batches, epoch) == expected(lengths)
@@ -78,7 +78,7 @@ def test_each_epoch_gives_every_example_once_as_it_is(lengths, rows, accumulate,
 @settings(deadline=None)
 @given(LENGTHS, st.integers(1, 40))
 def test_evaluation_gives_every_example_once_as_it_is(lengths, batch_size):
-    batches = EvalBatches(encoded(lengths), batch_size)
+    batches = BucketedPasses(encoded(lengths), batch_size)
     found = [seen(batch) for batch in batches]
     assert len(found) == len(batches) == -(-len(lengths) // batch_size)
     assert sum(map(len, found)) == len(lengths)
@@ -89,9 +89,9 @@ def test_evaluation_gives_every_example_once_as_it_is(lengths, batch_size):
 
 def test_a_batch_depends_on_seed_and_step_alone():
     examples = encoded(random_lengths(500))
-    straight = TrainBatches(examples, 16, seed=3)
+    straight = BucketedBatches(examples, 16, seed=3)
     in_order = [straight.batch(step) for step in range(100)]
-    shuffled = TrainBatches(examples, 16, seed=3)
+    shuffled = BucketedBatches(examples, 16, seed=3)
     for step in np.random.default_rng(0).permutation(100):
         for key, value in shuffled.batch(int(step)).items():
             assert np.array_equal(value, in_order[step][key]) and value.dtype == in_order[step][key].dtype
@@ -100,9 +100,9 @@ def test_a_batch_depends_on_seed_and_step_alone():
 def test_another_process_gives_the_same_bits():
     code = (
         "import numpy as np, hashlib\n"
-        "from tl_jax.data import Encoded, TrainBatches\n"
+        "from tl_jax.data import BucketedBatches, Encoded\n"
         "examples = Encoded.of([np.arange(1, 2 + i % 40) for i in range(300)])\n"
-        "batch = TrainBatches(examples, 8, seed=11).batch(70)\n"
+        "batch = BucketedBatches(examples, 8, seed=11).batch(70)\n"
         "print(hashlib.sha256(b''.join(batch[k].tobytes() for k in sorted(batch))).hexdigest())\n"
     )
     prints = {run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in range(2)}
@@ -112,7 +112,7 @@ def test_another_process_gives_the_same_bits():
 
 def test_epochs_and_seeds_differ():
     examples = encoded(random_lengths(200))
-    batches, other = TrainBatches(examples, 16, seed=0), TrainBatches(examples, 16, seed=1)
+    batches, other = BucketedBatches(examples, 16, seed=0), BucketedBatches(examples, 16, seed=1)
     first = [batches.batch(step)["index"].tolist() for step in range(batches.steps_per_epoch)]
     second = [batches.batch(step + batches.steps_per_epoch)["index"].tolist() for step in range(len(first))]
     third = [other.batch(step)["index"].tolist() for step in range(len(first))]
@@ -121,7 +121,7 @@ def test_epochs_and_seeds_differ():
 
 def test_the_shuffle_is_global_and_short_and_long_batches_mix():
     examples = encoded(random_lengths(2000))
-    batches = TrainBatches(examples, 20, seed=0)
+    batches = BucketedBatches(examples, 20, seed=0)
     steps = range(batches.steps_per_epoch)
     lengths = [batches.batch(step)["tokens"].shape[1] for step in steps]
     assert len(set(lengths[:15])) > 1 and lengths != sorted(lengths)
@@ -132,11 +132,11 @@ def test_the_shuffle_is_global_and_short_and_long_batches_mix():
 @settings(deadline=None)
 @given(LENGTHS, st.integers(1, 12), st.randoms(use_true_random=False))
 def test_shapes_are_few_and_fixed_by_the_lengths(lengths, batch_size, random):
-    batches = TrainBatches(encoded(lengths), batch_size, seed=0)
+    batches = BucketedBatches(encoded(lengths), batch_size, seed=0)
     assert 1 <= len(batches.shapes) <= 4
     random.shuffle(lengths)
     for seed in (1, 2):
-        other = TrainBatches(encoded(lengths), batch_size, seed)
+        other = BucketedBatches(encoded(lengths), batch_size, seed)
         assert other.shapes == batches.shapes and other.padding == batches.padding
         for epoch in (0, 1):
             steps = range(epoch * other.steps_per_epoch, (epoch + 1) * other.steps_per_epoch)
@@ -145,7 +145,7 @@ def test_shapes_are_few_and_fixed_by_the_lengths(lengths, batch_size, random):
 
 def test_padding_is_the_share_that_is_padding():
     examples = encoded(random_lengths(701))
-    train, evaluation = TrainBatches(examples, 16, seed=0, accumulate=2), EvalBatches(examples, 16)
+    train, evaluation = BucketedBatches(examples, 16, seed=0, accumulate=2), BucketedPasses(examples, 16)
     for batches, all_of in (
         (train, [train.batch(step) for step in range(train.steps_per_epoch)]),
         (evaluation, list(evaluation)),
@@ -159,7 +159,7 @@ def test_padding_is_the_share_that_is_padding():
 
 def test_accumulation_cuts_the_same_batches():
     examples = encoded(random_lengths(200))
-    whole, cut = TrainBatches(examples, 12, seed=4), TrainBatches(examples, 12, seed=4, accumulate=3)
+    whole, cut = BucketedBatches(examples, 12, seed=4), BucketedBatches(examples, 12, seed=4, accumulate=3)
     assert cut.shapes == tuple((3, 4, length) for _, length in whole.shapes)
     for step in range(2 * whole.steps_per_epoch):
         assert seen(cut.batch(step)) == seen(whole.batch(step))
@@ -167,15 +167,15 @@ def test_accumulation_cuts_the_same_batches():
 
 
 def test_the_padding_token():
-    batches = TrainBatches(encoded([3]), 2, seed=0, pad=9)
+    batches = BucketedBatches(encoded([3]), 2, seed=0, pad=9)
     assert batches.batch(0)["tokens"].tolist() == [[1, 2, 3, 9, 9, 9, 9, 9], [9] * 8]
-    assert EvalBatches(encoded([3]), 2, pad=9).batch(0)["tokens"].tolist() == [[1, 2, 3, 9, 9, 9, 9, 9], [9] * 8]
+    assert BucketedPasses(encoded([3]), 2, pad=9).batch(0)["tokens"].tolist() == [[1, 2, 3, 9, 9, 9, 9, 9], [9] * 8]
 
 
 def test_evaluation_uses_lengths_that_are_compiled_already():
     examples = encoded([3, 10, 20, 40])
-    assert EvalBatches(examples, 1, lengths=(48, 16)).shapes == ((1, 16), (1, 48))
-    assert EvalBatches(examples, 1, lengths=(16,)).shapes == ((1, 16), (1, 40))
+    assert BucketedPasses(examples, 1, lengths=(48, 16)).shapes == ((1, 16), (1, 48))
+    assert BucketedPasses(examples, 1, lengths=(16,)).shapes == ((1, 16), (1, 40))
 
 
 @pytest.mark.parametrize(
@@ -191,16 +191,16 @@ def test_evaluation_uses_lengths_that_are_compiled_already():
 )
 def test_bad_sizes(batch_size, seed, accumulate, message):
     with pytest.raises(InputError, match=message):
-        TrainBatches(encoded([1, 2]), batch_size, seed, accumulate=accumulate)
+        BucketedBatches(encoded([1, 2]), batch_size, seed, accumulate=accumulate)
 
 
 def test_no_examples_and_no_such_step():
     with pytest.raises(InputError, match="no examples"):
-        TrainBatches(Encoded.of([]), 8, 0)
+        BucketedBatches(Encoded.of([]), 8, 0)
     with pytest.raises(InputError, match="no examples"):
-        EvalBatches(Encoded.of([]), 8)
+        BucketedPasses(Encoded.of([]), 8)
     with pytest.raises(IndexError):
-        TrainBatches(encoded([1]), 8, 0).batch(-1)
+        BucketedBatches(encoded([1]), 8, 0).batch(-1)
 
 
 def test_data_imports_no_jax():

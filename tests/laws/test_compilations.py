@@ -14,6 +14,7 @@ import pytest
 import tl_jax as tl
 from tests import tiny as files
 from tests.tiny import HEAD, Tiny
+from tl_jax.model import Model
 from tl_jax.training import step as steps
 
 CHANGES: tuple[dict[str, Any], ...] = (
@@ -66,25 +67,36 @@ def test_numbers_compile_nothing(tiny: Tiny, tmp_path: Path) -> None:
     assert after.misses == before.misses and after.hits > before.hits
 
 
-def test_at_most_four_training_shapes_fixed_by_the_data(tmp_path: Path, capsys: Any) -> None:
-    model = files.write_bert(tmp_path / "model", num_hidden_layers=1)  # of its own, so that nothing is compiled yet
+@pytest.mark.parametrize("packs", [True, False])
+def test_few_training_shapes_fixed_by_the_data(
+    packs: bool, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One where examples share rows, at most four where each has its own."""
+    monkeypatch.setattr(Model, "packs", packs)
+    width = 36 if packs else 40  # a model of its own each, so that nothing is compiled yet
+    model = files.write_bert(tmp_path / "model", num_hidden_layers=1, intermediate_size=width)
     rows = texts_of_all_lengths(600)
     with compilations() as names:
         run = tl.finetune(model, rows, method=HEAD, lr=1e-2, epochs=2, batch_size=16, out=tmp_path / "run")
     said = capsys.readouterr().err.splitlines()
     compiling = [line.partition(" (") for line in said if line.startswith("compiling ")]
     count = len(compiling)
-    assert 2 <= count <= 4
+    assert count == 1 if packs else 2 <= count <= 4
     assert [line[0] for line in compiling] == [f"compiling {i + 1} of {count} shapes" for i in range(count)]
     assert run.summary["shapes_compiled"] == count == len({line[2] for line in compiling})
     assert run.summary["compile_seconds"] > 0
-    assert count < names.count("jit(step)") <= 2 * count  # of training, and of evaluation in the same shapes
+    evaluations = len(run.manifest["batch"]["lengths"])
+    assert count < names.count("jit(step)") <= count + evaluations  # of training, and of evaluation
+
+    shapes = sorted(line[2].rstrip(")").removesuffix(" tokens") for line in compiling)
+    sizes = (
+        f"16 in {shapes[0]}" if packs else f"16 × {' or '.join(sorted((s.split(' × ')[1] for s in shapes), key=int))}"
+    )
 
     # Another seed, another order of the data: the same shapes.
     for seed, order in ((0, 1), (1, 1), (2, -1)):
         table = tl.finetune(model, rows[::order], method=HEAD, batch_size=16, seed=seed, dry_run=True, quiet=True)
-        lengths = sorted(int(line[2].split(" × ")[1].rstrip(")")) for line in compiling)
-        assert f" of 16 × {' or '.join(map(str, lengths))} tokens" in table
+        assert f" of {sizes} tokens" in table
 
 
 @pytest.mark.parametrize("method", ["full"])
@@ -93,7 +105,7 @@ def test_a_resumed_run_compiles_each_shape_once(method: str, tiny: Tiny, tmp_pat
     from tl_jax.training import loop
 
     out = tmp_path / "run"
-    asked = iter([False] * 3 + [True])
+    asked = iter([False] * 11 + [True])  # evaluated by then
     original = loop.Loop.__init__
 
     def stopping(self: Any, **given: Any) -> None:
@@ -101,7 +113,7 @@ def test_a_resumed_run_compiles_each_shape_once(method: str, tiny: Tiny, tmp_pat
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop.Loop, "__init__", stopping)
-        with pytest.raises(tl.Interrupted, match="stopped after step 4 of 60, saved"):
+        with pytest.raises(tl.Interrupted, match="stopped after step 12 of 60, saved"):
             files.tune(tiny, out, method)
     with compilations() as names:
         run = files.tune(tiny, out, method, resume=True)

@@ -44,10 +44,12 @@ def padded(chosen: list[dict[str, Any]], rows: int, length: int) -> tuple[dict[s
 
 
 def packed(chosen: list[dict[str, Any]], bins: list[list[int]], length: int) -> tuple[dict[str, Any], Any, Any]:
-    """Several examples a row; `rows` and `starts` say where each lies, in the order of the bins."""
+    """Several examples a row; `starts` says where each lies. An empty slot has weight 0."""
     state = {key: np.zeros((len(bins), length), np.uint32 if key == "noise" else np.int32) for key in KEYS}
     state["segments"] = np.zeros((len(bins), length), np.int32)
-    rows, starts, labels = [], [], []
+    slots = max(map(len, bins))
+    starts, labels = np.zeros((2, len(bins), slots), np.int32)
+    real = np.zeros((len(bins), slots), bool)
     for row, members in enumerate(bins):
         at = 0
         for segment, member in enumerate(members, 1):
@@ -55,12 +57,10 @@ def packed(chosen: list[dict[str, Any]], bins: list[list[int]], length: int) -> 
             for key in KEYS:
                 state[key][row, at : at + n] = chosen[member][key]
             state["segments"][row, at : at + n] = segment
-            rows.append(row)
-            starts.append(at)
-            labels.append(chosen[member]["label"])
+            starts[row, segment - 1], real[row, segment - 1] = at, True
+            labels[row, segment - 1] = chosen[member]["label"]
             at += n
-    where = {"rows": np.asarray(rows), "starts": np.asarray(starts), "mask": state["segments"] > 0}
-    return state | where, np.asarray(labels), np.ones(len(rows), bool)
+    return state | {"starts": starts, "mask": state["segments"] > 0}, labels.ravel(), real.ravel()
 
 
 @pytest.mark.parametrize(("mode", "pooling"), [("evaluation", "mean"), ("training", "pooler")])

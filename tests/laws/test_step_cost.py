@@ -84,7 +84,7 @@ def test_a_step_costs_what_its_trainable_part_needs(
     dataset = data.open(files.messages(16))["train"]
     columns = data.infer_columns(dataset)
     examples = prepare(dataset, columns, task.labels, run.model.processor, 40).examples
-    batch = data.TrainBatches(examples, 16, 0, accumulate=accumulate).batch(0)
+    batch = data.BucketedBatches(examples, 16, 0, accumulate=accumulate).batch(0)
 
     labels = decay_labels(now)
     state = create(plan.variables, labels, SPEC.build(labels), jax.random.key(0))

@@ -360,8 +360,8 @@ def test_the_mlp_is_two_dense_layers(rng):
 SEGMENTS = np.asarray([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]], np.int32)
 
 
-def pool(pooling, hidden, segments, rows=None, starts=None, params=None):
-    return np.asarray(Pooler(pooling).apply({"params": params or {}}, hidden, segments, rows, starts, train=False))
+def pool(pooling, hidden, segments, starts=None, params=None):
+    return np.asarray(Pooler(pooling).apply({"params": params or {}}, hidden, segments, starts, train=False))
 
 
 def pool_in_numpy(pooling, hidden, segments, params):
@@ -400,9 +400,9 @@ def test_packed_rows_pool_as_unpacked_ones(pooling, dense, rng):
     packed[1, :2], segments[1, :2] = hidden[1, :2], 1
     packed[1, 2:5], segments[1, 2:5] = hidden[2, :3], 2
     packed[segments == 0] = 1e3  # padding must not be seen
-    rows, starts = np.asarray([1, 0, 1]), np.asarray([2, 0, 0])
-    out = pool(pooling, packed, segments, rows, starts, params)
-    expected = pool(pooling, hidden, SEGMENTS, params=params)[[2, 0, 1]]
+    starts = np.asarray([[0, 0], [0, 2]])
+    out = pool(pooling, packed, segments, starts, params)[[0, 2, 3]]
+    expected = pool(pooling, hidden, SEGMENTS, params=params)
     if pooling == "mean":
         assert relative(out, expected) < 1e-6
     else:
@@ -417,7 +417,7 @@ def test_rows_of_pure_padding_are_finite(pooling, dense, rng):
     assert np.isfinite(alone).all()
     assert pooling != "mean" or not alone.any()  # the mean of no position is zero
     segments = np.asarray([[1, 1, 0, 0, 0], [0] * 5])
-    assert np.isfinite(pool(pooling, hidden, segments, np.asarray([0, 0]), np.asarray([0, 4]), params)).all()
+    assert np.isfinite(pool(pooling, hidden, segments, np.asarray([[0, 4], [0, 0]]), params)).all()
 
 
 def test_an_unknown_pooling_names_the_choices():
@@ -431,9 +431,9 @@ def test_an_unknown_pooling_names_the_choices():
 def test_the_head_is_linear_and_float32(rng):
     pooled, kernel, bias = rng.normal(size=(3, 4)), rng.normal(size=(4, 2)), rng.normal(size=2)
     params = {"params": {"kernel": jnp.float32(kernel), "bias": jnp.float32(bias)}}
-    out = Head(2, 0.5).apply(params, jnp.float32(pooled), None, None, None, train=False)
+    out = Head(2, 0.5).apply(params, jnp.float32(pooled), None, None, train=False)
     assert relative(out, pooled @ kernel + bias) < 1e-6
-    low = Head(2, dtype=jnp.bfloat16).apply(params, jnp.bfloat16(pooled), None, None, None, train=False)
+    low = Head(2, dtype=jnp.bfloat16).apply(params, jnp.bfloat16(pooled), None, None, train=False)
     assert low.dtype == jnp.float32
     assert relative(low, np.asarray(jnp.bfloat16(pooled), np.float64) @ kernel + bias) < 1e-6
 
@@ -443,12 +443,12 @@ def test_the_head_s_dropout_follows_the_example(rng, seed):
     params = {"params": {"kernel": jnp.eye(8), "bias": jnp.zeros(8)}}
     noise, pooled = rng.integers(0, 2**32, (3, 4), np.uint32), jnp.ones((3, 8))
 
-    def drop(noise, rows, starts):
+    def drop(noise, starts):
         key = jax.random.key(seed)
-        return Head(8, 0.5).apply(params, pooled, noise, rows, starts, train=True, rngs={"dropout": key})
+        return Head(8, 0.5).apply(params, pooled, noise, starts, train=True, rngs={"dropout": key})
 
-    alone = drop(jnp.asarray(noise), None, None)
+    alone = drop(jnp.asarray(noise), None)
     assert 0 < (alone == 0).mean() < 1
-    packed = drop(jnp.asarray(noise.reshape(1, 12)), np.asarray([0, 0, 0]), np.asarray([0, 4, 8]))
+    packed = drop(jnp.asarray(noise.reshape(1, 12)), np.asarray([[0, 4, 8]]))
     np.testing.assert_array_equal(packed, alone)
-    np.testing.assert_array_equal(drop(jnp.asarray(noise[:, :1]), None, None), alone)
+    np.testing.assert_array_equal(drop(jnp.asarray(noise[:, :1]), None), alone)

@@ -59,12 +59,12 @@ def steps(folder: str, method: str, accumulate: int, *meshes: str) -> dict[str, 
     plan = tl.methods.parse(method)(task.attach(model), variables, jax.random.key(0))
     dataset = data.open(files.messages(210))["train"]
     examples = prepare(dataset, data.infer_columns(dataset), task.labels, model.processor, 40).examples
-    batches = data.TrainBatches(examples, 16, 0, accumulate=accumulate)
     labels, spec = decay_labels(plan.labels), OptimizerSpec()
     hyper = {"learning_rate": np.float32(METHODS[method]), "weight_decay": np.float32(0.01)}
 
     def trained(mesh: str | None) -> dict[str, Any]:
         placement = place(mesh, rows=16 // accumulate)
+        batches = data.PackedBatches(examples, 16, 0, accumulate=accumulate, divisor=placement.row_parts)
         placed = placement.variables(plan.variables)
         state = create(placed, labels, spec.build(labels), jax.random.key(5))
         first = state = placement.state(state, placed)
@@ -90,7 +90,8 @@ def steps(folder: str, method: str, accumulate: int, *meshes: str) -> dict[str, 
             batch = placement.batch(batches.batch(0), axis=int(accumulate > 1))
             hlo = step.__wrapped__.lower(state, batch, hyper).compile().as_text()
             found["collectives"] = _collectives(hlo)
-            found["activations"] = _collectives(hlo, f"f32[{16 // accumulate // placement.sizes['fsdp']},16,32]")
+            rows, length = batches.shapes[0][-2:]
+            found["activations"] = _collectives(hlo, f"f32[{rows // placement.sizes['fsdp']},{length},32]")
         return found
 
     return {str(mesh): trained(mesh) for mesh in (None, *meshes)}

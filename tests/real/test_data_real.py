@@ -71,14 +71,16 @@ def test_columns_of_other_sets(name, columns):
 def test_padding(name, most, capsys):
     rows, unit = lengths_of(data.texts(opened(name)["train"], "text"))
     examples = data.Encoded.of(rows)
-    batches = data.TrainBatches(examples, 32, seed=0)
-    evaluation = data.EvalBatches(examples, 32)
+    batches = data.BucketedBatches(examples, 32, seed=0)
+    packed = data.PackedBatches(examples, 32, seed=0)
+    evaluation = data.BucketedPasses(examples, 32)
     with capsys.disabled():
         print(
             f"\n{name} ({unit}): padding {batches.padding:.1%} in {len(batches.shapes)} training shapes "
-            f"{[s[-1] for s in batches.shapes]}, {evaluation.padding:.1%} in {len(evaluation.shapes)} for evaluation"
+            f"{[s[-1] for s in batches.shapes]}, {packed.padding:.1%} packed in {packed.shapes[0]}, "
+            f"{evaluation.padding:.1%} in {len(evaluation.shapes)} for evaluation"
         )
-    assert batches.padding < most
+    assert batches.padding < most and packed.padding < most / 2 and packed.cost < batches.cost
     assert len(batches.shapes) <= 4 and len(evaluation.shapes) <= 4
     found = sorted(i for step in range(batches.steps_per_epoch) for i in batches.batch(step)["index"] if i >= 0)
     assert found == list(range(len(rows)))

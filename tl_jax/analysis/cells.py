@@ -6,25 +6,29 @@ cell of a method serves all its others, whatever their size, seed, rate or budge
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from itertools import product
 from typing import Any
 
 from tl_jax import data as data_room
+from tl_jax import pretrained
 from tl_jax.analysis.results import Result, is_scratch
 from tl_jax.assembly import Assembly, make_plan, stored_leaves, with_stored
 from tl_jax.errors import InputError
 from tl_jax.groups import FROZEN
 from tl_jax.methods import Method, Plan
 from tl_jax.model import Model
-from tl_jax.preparation import Job, check_settings, recipe_of
+from tl_jax.preparation import Job, Request, check_settings, prepare, recipe_of
 from tl_jax.rules import paths
-from tl_jax.training.evaluation import batches_of, evaluate
+from tl_jax.training.evaluation import evaluate
 from tl_jax.training.events import Events
 from tl_jax.training.fitting import fit
 from tl_jax.training.plan_table import plan_table
 from tl_jax.training.recipe import Recipe
 from tl_jax.training.store import InMemory
+
+_OF_CELLS = ("method", "shots", "fraction", "seed", "out")  # fields of an experiment that differ from cell to cell
 
 
 @dataclass(frozen=True)
@@ -64,12 +68,53 @@ class Bench:
     """What all cells have in common.
 
     `job` is the preparation of a run on all labels, `loaded` the model and variables as they came, `methods` the
-    objects that the cells name.
+    objects that the cells name. `drawn` are batches of a shape that holds what is drawn for any cell; None: the job's
+    will do.
     """
 
     job: Job
     loaded: tuple[Model, Mapping[str, Any]]
     methods: Mapping[str, Method]
+    drawn: data_room.TrainBatches | None = None
+
+    @classmethod
+    def open(cls, asked: Request, task: Any, methods: Mapping[str, Method], say: Callable[[str], object]) -> Bench:
+        """Read the model and the data that were asked for; raises `InputError` where there is nothing to score on."""
+        e = asked.experiment
+        loaded = asked.model or pretrained.load(e.model or "", pooling=e.pooling)
+        bench = cls(prepare(replace(asked, model=loaded), task, say), loaded, methods)
+        _ = bench.scored  # raises
+        return bench
+
+    def sized(self, sizes: Iterable[int | None], seeds: Iterable[int]) -> Bench:
+        """The same for cells of these sizes and seeds, so that all that are drawn have one shape."""
+        found = self
+        for shots, seed in product(sizes, seeds):
+            if shots is not None:
+                found = replace(found, drawn=found.batches(shots, seed))  # of the shape before it, or a larger one
+        return found
+
+    def batches(self, shots: int | None, seed: int, recipe: Recipe | None = None) -> data_room.TrainBatches:
+        """The training batches of a size and seed, the same for every method; `recipe` is the job's unless given."""
+        examples, _ = self.chosen(shots, seed)
+        like = self.job.train if shots is None or self.drawn is None else self.drawn
+        return (recipe or self.job.recipe).batches(examples, like.pad, like=like)
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        """What must stay the same for cells to be comparable."""
+        manifest = self.job.manifest
+        shared = {name: value for name, value in asdict(self.job.experiment).items() if name not in _OF_CELLS}
+        names = ("model", "data", "eval_data")  # a path is only a name: what lies there counts
+        return {
+            "tl_jax": manifest["tl_jax"],
+            "machine": manifest["machine"],
+            "task": {"name": manifest["task"], "loss": manifest["loss"]},
+            "model": manifest["model"]["variables"],
+            "data": {**manifest["data"]["fingerprints"], "labels": manifest["labels"], "columns": manifest["columns"]},
+            "settings": {name: value for name, value in shared.items() if name not in names},
+            "names": {name: shared[name] for name in names},
+        }
 
     @property
     def task(self) -> Any:
@@ -116,6 +161,7 @@ class Bench:
                 recipe,
                 batches,
                 self.job.validation,
+                self.job.passing,
                 stored=lambda variables: stored_leaves(assembly, variables),
                 checkpoints=store,
                 events=events,
@@ -128,8 +174,7 @@ class Bench:
         variables = placement.variables(with_stored(assembly, best.arrays))
 
         def score(examples: data_room.Encoded) -> dict[str, Any]:
-            rows = batches.batch_size // batches.accumulate
-            once = batches_of(examples, rows, batches.lengths, batches.pad)
+            once = self.job.passing.over(examples, batches.pad)
             return evaluate(assembly.model, self.task, variables, once, recipe.precision, placement)
 
         validation = None if self.job.validation is None else score(self.job.validation)
@@ -154,10 +199,8 @@ class Bench:
             e = replace(e, lr=cell.rate)
         plan = make_plan(*self.loaded, self.task, self.methods[cell.method], seed=cell.seed)
         assembly = Assembly.of(plan, self.task, precision=e.precision, loaded=self.loaded[1])
-        examples, _ = self.chosen(cell.shots, cell.seed)
         recipe = recipe_of(e, plan)
-        like = self.job.train
-        batches = recipe.batches(examples, like.pad, like)
+        batches = self.batches(cell.shots, cell.seed, recipe)
         check_settings(plan, recipe, self.task, batches)
         return _Ready(assembly, recipe, batches)
 

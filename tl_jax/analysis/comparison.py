@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tl_jax import preparation, pretrained
+from tl_jax import preparation
 from tl_jax.analysis import running
 from tl_jax.analysis.cells import Bench, Cell
 from tl_jax.analysis.folder import ComparisonFolder
@@ -24,10 +24,6 @@ from tl_jax.methods import Method, Plan, parse
 from tl_jax.training.events import Events
 from tl_jax.training.interrupt import Interrupt
 from tl_jax.training.recipe import Recipe
-
-_OF_CELLS = ("method", "shots", "fraction", "seed", "out")  # fields of an experiment that differ from cell to cell
-
-Say = Callable[[str], object]
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +111,7 @@ def compare(
     if not dry_run:
         folder.check_free(resume=resume, overwrite=overwrite)
     with Events(quiet=quiet) as events:
-        bench = _bench(asked, task, chosen, events.message)
+        bench = Bench.open(asked, task, chosen, events.message).sized(wanted, numbers)
         notes = _notes(bench, wanted, numbers)
         for note in notes:
             events.message(f"note: {note}")
@@ -129,7 +125,7 @@ def compare(
         if dry_run:
             return "\n\n".join([*(bench.table(Cell(method, wanted[-1], numbers[0])) for method in chosen), count])
         events.message(count)
-        folder.begin({**_definition(bench), "recipes": recipes}, resume=resume, say=events.message)
+        folder.begin({**bench.definition, "recipes": recipes}, resume=resume, say=events.message)
         with Interrupt() as interrupt:
             run = Runner(bench, folder, lambda: interrupt.requested, events.message)
             cells = all_cells(run, list(chosen), wanted, numbers)
@@ -157,15 +153,6 @@ def _methods(given: str | Sequence[str | Method]) -> dict[str, Method]:
     return found
 
 
-def _bench(asked: preparation.Request, task: Any, methods: dict[str, Method], say: Say) -> Bench:
-    e = asked.experiment
-    loaded = asked.model or pretrained.load(e.model or "", pooling=e.pooling)
-    job = preparation.prepare(replace(asked, model=loaded), task, say)
-    bench = Bench(job, loaded, methods)
-    _ = bench.scored  # raises where there is nothing
-    return bench
-
-
 def _notes(bench: Bench, wanted: tuple[int | None, ...], numbers: tuple[int, ...]) -> tuple[str, ...]:
     """What a reader of the table should know."""
     notes: list[str] = []
@@ -182,22 +169,6 @@ def _notes(bench: Bench, wanted: tuple[int | None, ...], numbers: tuple[int, ...
     if len(numbers) == 1:
         notes.append("one seed gives no interval: nothing can be told from chance; --seeds 3 can")
     return tuple(notes)
-
-
-def _definition(bench: Bench) -> dict[str, Any]:
-    """What must stay the same for cells to be comparable."""
-    manifest = bench.job.manifest
-    shared = {name: value for name, value in asdict(bench.job.experiment).items() if name not in _OF_CELLS}
-    names = ("model", "data", "eval_data")  # a path is only a name: what lies there counts
-    return {
-        "tl_jax": manifest["tl_jax"],
-        "machine": manifest["machine"],
-        "task": {"name": manifest["task"], "loss": manifest["loss"]},
-        "model": manifest["model"]["variables"],
-        "data": {**manifest["data"]["fingerprints"], "labels": manifest["labels"], "columns": manifest["columns"]},
-        "settings": {name: value for name, value in shared.items() if name not in names},
-        "names": {name: shared[name] for name in names},
-    }
 
 
 def _own(recipe: Recipe) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from tl_jax.data.encoded import Batch, Encoded, micro_batches
 from tl_jax.data.lengths import bucket_lengths
+from tl_jax.data.packing import row_cost
 from tl_jax.data.shuffling import check_seed, permutations
 from tl_jax.errors import InputError
 
@@ -24,24 +26,65 @@ class _Part(NamedTuple):
     length: int
 
 
-class TrainBatches:
+class TrainBatches(ABC):
     """Shuffled training batches of few shapes; `batch(step)` depends on the seed and the step alone.
 
-    Each epoch is one global shuffle by a counter-based generator keyed by (seed, epoch). Its examples are dealt,
-    in that order, to the padded lengths that the data set has (`bucket_lengths`), and cut into batches; what is left
-    over at one length moves up to the next, so only the last batch of the longest can be short. The order of the
-    batches is shuffled too. Each epoch sees each example exactly once, and how many batches it has of each shape is
-    fixed by the lengths in the data set.
+    Each epoch sees each example exactly once, in an order drawn by a counter-based generator keyed by (seed, epoch).
 
     examples: what to train on, at least one.
-    batch_size: examples a step, all micro-batches together.
-    accumulate: micro-batches a step. Above 1 every array of a batch is [accumulate, batch_size / accumulate, …].
+    batch_size: examples a step, all micro-batches together; only the last batch of an epoch can have fewer.
+    accumulate: micro-batches a step. Above 1 every array of a batch is [accumulate, …].
     pad: the token id of padding.
-    lengths: the padded lengths, ascending, the last one long enough; those of another data set make the two share
-        their compiled shapes. None chooses them for these examples.
 
     Raises InputError without examples, for sizes that are not positive, for a batch size that `accumulate` does not
     divide (naming the nearest that it does), and for a bad seed.
+    """
+
+    shapes: tuple[tuple[int, ...], ...]
+    """The shapes of `tokens`, fixed by the lengths in the data set, smallest first."""
+    lengths: tuple[int, ...]
+    """The lengths of `shapes`, or those that were given."""
+    padding: float
+    """The share of all positions of an epoch that is padding, rows of pure padding included."""
+    cost: float
+    """What an epoch costs, in positions (see `packing.row_cost`)."""
+
+    def __init__(self, examples: Encoded, batch_size: int, seed: int, *, accumulate: int = 1, pad: int = 0) -> None:
+        _check(examples, batch_size, accumulate)
+        self.examples = examples
+        self.batch_size = batch_size
+        self.seed = check_seed(seed)
+        self.accumulate = accumulate
+        self.pad = pad
+        self.steps_per_epoch = -(-len(examples) // batch_size)
+        self._epoch = lru_cache(maxsize=2)(self._deal)
+
+    def batch(self, step: int) -> Batch:
+        """The batch of global step `step` (0 is the first); see `accumulate`."""
+        if step < 0:
+            raise IndexError(f"there is no step {step}")
+        epoch, at = divmod(step, self.steps_per_epoch)
+        return self._batch(self._epoch(epoch)[at])
+
+    @abstractmethod
+    def _deal(self, epoch: int) -> Sequence[Any]:
+        """What `_batch` needs for each batch of an epoch."""
+
+    @abstractmethod
+    def _batch(self, part: Any) -> Batch:
+        """One batch."""
+
+
+class BucketedBatches(TrainBatches):
+    """One example a row, padded to one of at most four lengths.
+
+    The examples of one global shuffle are dealt, in that order, to the padded lengths that the data set has
+    (`bucket_lengths`), and cut into batches; what is left over at one length moves up to the next, so only the last
+    batch of the longest can be short. The order of the batches is shuffled too. How many batches an epoch has of each
+    shape is fixed by the lengths in the data set.
+
+    lengths: the padded lengths, ascending, the last one long enough; those of another data set make the two share
+        their compiled shapes. None chooses them for these examples.
     """
 
     def __init__(
@@ -54,39 +97,17 @@ class TrainBatches:
         pad: int = 0,
         lengths: Sequence[int] | None = None,
     ) -> None:
-        _check(examples, batch_size, accumulate)
-        self.examples = examples
-        self.batch_size = batch_size
-        self.seed = check_seed(seed)
-        self.accumulate = accumulate
-        self.pad = pad
+        super().__init__(examples, batch_size, seed, accumulate=accumulate, pad=pad)
         offered = bucket_lengths(examples.lengths, batch_size) if lengths is None else tuple(lengths)
         self._bucket = np.searchsorted(np.array(offered), examples.lengths)
         self._buckets = list(enumerate(offered))
-        self.steps_per_epoch = -(-len(examples) // batch_size)
-        self._epoch = lru_cache(maxsize=2)(self._deal)
         # Counts alone decide how many batches each length gets, so any epoch tells.
         rows = (batch_size,) if accumulate == 1 else (accumulate, batch_size // accumulate)
-        parts = self._epoch(0)
-        self.shapes = tuple((*rows, length) for length in sorted({part.length for part in parts}))
+        padded = np.array([part.length for part in self._epoch(0)])
+        self.shapes = tuple((*rows, int(length)) for length in np.unique(padded))
         self.lengths = tuple(shape[-1] for shape in self.shapes) if lengths is None else offered
-        self.padding = _padding(examples, batch_size * sum(part.length for part in parts))
-
-    shapes: tuple[tuple[int, ...], ...]
-    """The shapes of `tokens` that occur in every epoch, shortest first."""
-    lengths: tuple[int, ...]
-    """The padded lengths of `shapes`, or those that were given."""
-    padding: float
-    """The share of all positions of an epoch that is padding, rows of pure padding included."""
-
-    def batch(self, step: int) -> Batch:
-        """The batch of global step `step` (0 is the first), as `Encoded.pad` gives it; see `accumulate`."""
-        if step < 0:
-            raise IndexError(f"there is no step {step}")
-        epoch, at = divmod(step, self.steps_per_epoch)
-        places, length = self._epoch(epoch)[at]
-        batch = self.examples.pad(places, length, rows=self.batch_size, pad=self.pad)
-        return batch if self.accumulate == 1 else micro_batches(batch, self.accumulate)
+        self.padding = _padding(examples, batch_size * int(padded.sum()))
+        self.cost = batch_size * float(row_cost(padded).sum())
 
     def _deal(self, epoch: int) -> list[_Part]:
         order, shuffle = permutations((self.seed, epoch), len(self.examples), self.steps_per_epoch)
@@ -103,26 +124,56 @@ class TrainBatches:
             parts.append(_Part(left, self._buckets[-1][1]))
         return [parts[k] for k in shuffle]
 
+    def _batch(self, part: _Part) -> Batch:
+        batch = self.examples.pad(part.places, part.length, rows=self.batch_size, pad=self.pad)
+        return batch if self.accumulate == 1 else micro_batches(batch, self.accumulate)
 
-class EvalBatches:
-    """Every example exactly once, longest first, in batches of few shapes; `index` says which row is which.
+
+class Passes(ABC):
+    """Every example exactly once, in batches of few shapes; `index` says which example is where, -1 for none.
+
+    Raises InputError without examples and for a number of rows that is not positive.
+    """
+
+    shapes: tuple[tuple[int, int], ...]
+    """The shapes of `tokens` that occur, smallest first."""
+    padding: float
+    """The share of all positions that is padding, rows of pure padding included."""
+
+    def __init__(self, examples: Encoded, rows: int, *, pad: int = 0) -> None:
+        _check(examples, rows, 1)
+        self.examples = examples
+        self.pad = pad
+        self._parts: Sequence[Any] = ()
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def batch(self, i: int) -> Batch:
+        """Batch `i`."""
+        return self._batch(self._parts[i])
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (self.batch(i) for i in range(len(self)))
+
+    @abstractmethod
+    def _batch(self, part: Any) -> Batch:
+        """One batch."""
+
+
+class BucketedPasses(Passes):
+    """One example a row, longest first.
 
     Sorted by length, so that a batch holds examples of like length and only the last one, of the shortest, can be
     short. There are at most four lengths, chosen as for training but by batches (see `bucket_lengths`). `lengths` are
     lengths that are compiled already: they serve wherever they suffice, and only what is longer gets new ones.
-
-    Raises InputError without examples and for a batch size that is not positive.
     """
 
-    def __init__(
-        self, examples: Encoded, batch_size: int, *, lengths: Sequence[int] | None = None, pad: int = 0
-    ) -> None:
-        _check(examples, batch_size, 1)
-        self.examples = examples
-        self.batch_size = batch_size
-        self.pad = pad
+    def __init__(self, examples: Encoded, rows: int, *, lengths: Sequence[int] | None = None, pad: int = 0) -> None:
+        super().__init__(examples, rows, pad=pad)
+        self.rows = rows
         order = np.argsort(-examples.lengths, kind="stable")
-        cuts = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+        cuts = [order[i : i + rows] for i in range(0, len(order), rows)]
         longest = np.array([examples.lengths[places[0]] for places in cuts])
         offered = np.array(sorted(lengths or ()), np.int64)
         beyond = longest[longest > offered[-1]] if len(offered) else longest
@@ -130,24 +181,11 @@ class EvalBatches:
             offered = np.concatenate([offered, bucket_lengths(beyond, 1)]).astype(np.int64)
         fitting = offered[np.searchsorted(offered, longest)]
         self._parts = [_Part(places, int(length)) for places, length in zip(cuts, fitting, strict=True)]
-        self.shapes = tuple((batch_size, int(length)) for length in np.unique(fitting))
-        self.padding = _padding(examples, batch_size * int(fitting.sum()))
+        self.shapes = tuple((rows, int(length)) for length in np.unique(fitting))
+        self.padding = _padding(examples, rows * int(fitting.sum()))
 
-    shapes: tuple[tuple[int, ...], ...]
-    """The shapes of `tokens` that occur, shortest first."""
-    padding: float
-    """The share of all positions that is padding, rows of pure padding included."""
-
-    def __len__(self) -> int:
-        return len(self._parts)
-
-    def batch(self, i: int) -> Batch:
-        """Batch `i`, as `Encoded.pad` gives it."""
-        places, length = self._parts[i]
-        return self.examples.pad(places, length, rows=self.batch_size, pad=self.pad)
-
-    def __iter__(self) -> Iterator[Batch]:
-        return (self.batch(i) for i in range(len(self)))
+    def _batch(self, part: _Part) -> Batch:
+        return self.examples.pad(part.places, part.length, rows=self.rows, pad=self.pad)
 
 
 def _padding(examples: Encoded, area: int) -> float:

@@ -94,24 +94,45 @@ class Encoded:
         [rows, …]; weights float32 and index int32 [rows]. On padding tokens are `pad`, the rest is 0 or False;
         rows of padding have weight 0, index -1 and target 0.
         """
-        n = len(places)
-        starts, lengths = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
-        starts[:n], lengths[:n] = self.offsets[places], self.lengths[places]
-        positions = np.arange(length)[None, :]
-        mask = positions < lengths[:, None]
-        at = np.where(mask, starts[:, None] + positions, 0)
-        index = np.full(rows, -1, np.int32)
-        index[:n] = self.index[places]
-        targets = np.zeros((rows, *self.targets.shape[1:]), self.targets.dtype)
-        targets[:n] = self.targets[places]
-        zero = np.zeros((rows, length), np.int32)
+        filled = np.full((rows, 1), -1, np.int64)
+        filled[: len(places), 0] = places
+        batch = self.pack(filled, length, pad=pad)
+        del batch["starts"]
+        return batch
+
+    def pack(self, places: npt.NDArray[np.int64], width: int, *, pad: int = 0) -> Batch:
+        """The examples at `places`, int64 [rows, slots], side by side in rows of `width`; -1 is an empty slot.
+
+        As `pad` gives them, but with a `segments` of s + 1 for the example in slot s of its row, `starts` int32
+        [rows, slots], where each begins, and N = rows · slots targets, weights and indices, row by row. An empty slot
+        has weight 0, index -1, and target and start 0.
+        """
+        rows, slots = places.shape
+        real = places >= 0
+        lengths = np.where(real, self.lengths[places], 0)
+        starts = np.where(real, np.cumsum(lengths, axis=1) - lengths, 0)
+        flat, sizes = places.ravel(), lengths.ravel()
+        slot = np.repeat(np.arange(rows * slots), sizes)
+        position = np.arange(len(slot)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        source = self.offsets[flat][slot] + position
+        target = (starts + np.arange(rows)[:, None] * width).ravel()[slot] + position
+        index = np.where(real, self.index[places], -1).astype(np.int32).ravel()
+        targets = self.targets[flat]
+        targets[index < 0] = 0
+
+        def laid(values: Any, dtype: Any, rest: int = 0) -> npt.NDArray[Any]:
+            found = np.full(rows * width, rest, dtype)
+            found[target] = values
+            return found.reshape(rows, width)
+
         return {
-            "tokens": np.where(mask, self.tokens[at], np.int32(pad)),
-            "mask": mask,
-            "token_type": zero if self.token_type is None else np.where(mask, self.token_type[at], np.int32(0)),
-            "positions": np.where(mask, positions, 0).astype(np.int32),
-            "segments": mask.astype(np.int32),
-            "noise": np.where(mask, position_noise(index[:, None], positions), np.uint32(0)),
+            "tokens": laid(self.tokens[source], np.int32, pad),
+            "mask": laid(True, np.bool_),
+            "token_type": laid(0 if self.token_type is None else self.token_type[source], np.int32),
+            "positions": laid(position, np.int32),
+            "segments": laid(slot % slots + 1, np.int32),
+            "noise": laid(position_noise(index[slot], position), np.uint32),
+            "starts": starts.astype(np.int32),
             "targets": targets,
             "weights": (index >= 0).astype(np.float32),
             "index": index,

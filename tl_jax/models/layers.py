@@ -195,10 +195,11 @@ class Mlp(nn.Module):
 class Pooler(nn.Module):
     """One vector per example: `hidden [B, T, D]` and `segments [B, T]` to `pooled [N, D]`.
 
-    Without `rows` and `starts` each row is one example, from its first real position on; with them (i32 `[N]`)
-    example n begins at `(rows[n], starts[n])` of packed rows. `cls` is the first position, `last` the last,
-    `mean` the average over the example's positions (as sentence-transformers computes it), `pooler` BERT's dense tanh
-    layer over `cls`.
+    Without `starts` each row is one example, from its first real position on; with it (i32 `[B, S]`) each row has S
+    slots, slot s being the segment at position `starts[b, s]`, and N = B · S. `cls` is the first position, `last` the
+    last, `mean` the average over the example's positions (as sentence-transformers computes it), `pooler` BERT's dense
+    tanh layer over `cls`. Each example is pooled within its own row: a mesh that splits the rows has nothing to
+    exchange.
     """
 
     pooling: str
@@ -206,20 +207,19 @@ class Pooler(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, hidden: Array, segments: Array, rows: Array | None, starts: Array | None, train: bool) -> Array:
-        if rows is None or starts is None:
-            starts = jnp.argmax(segments > 0, axis=-1)
-        else:
-            hidden, segments = hidden[rows], segments[rows]
-        mine = segments == jnp.take_along_axis(segments, starts[:, None], axis=1, mode="clip")
+    def __call__(self, hidden: Array, segments: Array, starts: Array | None, train: bool) -> Array:
+        if starts is None:
+            starts = jnp.argmax(segments > 0, axis=-1)[:, None]
+        ids = jnp.take_along_axis(segments, starts, axis=1, mode="clip")
+        mine = segments[:, None, :] == ids[:, :, None]  # [B, S, T]
         if self.pooling == "mean":
-            weights = (mine & (segments > 0)).astype(jnp.float32)
-            total = jnp.einsum("bt,btd->bd", weights, hidden.astype(jnp.float32))
-            return (total / jnp.maximum(weights.sum(-1, keepdims=True), 1e-9)).astype(hidden.dtype)
+            weights = (mine & (segments > 0)[:, None, :]).astype(jnp.float32)
+            total = jnp.einsum("bst,btd->bsd", weights, hidden.astype(jnp.float32))
+            pooled = (total / jnp.maximum(weights.sum(-1, keepdims=True), 1e-9)).astype(hidden.dtype)
+            return pooled.reshape(-1, hidden.shape[-1])
         if self.pooling == "last":
-            starts = hidden.shape[1] - 1 - jnp.argmax(mine[:, ::-1], axis=-1)
-        # Each example within its own row: a mesh that splits the rows has nothing to exchange.
-        first = jnp.take_along_axis(hidden, starts[:, None, None], axis=1, mode="clip")[:, 0]
+            starts = hidden.shape[1] - 1 - jnp.argmax(mine[:, :, ::-1], axis=-1)
+        first = jnp.take_along_axis(hidden, starts[:, :, None], axis=1, mode="clip").reshape(-1, hidden.shape[-1])
         if self.pooling in ("cls", "last"):
             return first
         dense = Dense(hidden.shape[-1], dtype=self.dtype, kernel_init=normal(self.init_std), name="dense")
@@ -235,13 +235,11 @@ class Head(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(
-        self, pooled: Array, noise: Array | None, rows: Array | None, starts: Array | None, train: bool
-    ) -> Array:
+    def __call__(self, pooled: Array, noise: Array | None, starts: Array | None, train: bool) -> Array:
         kernel = self.param("kernel", normal(self.init_std), (pooled.shape[-1], self.labels), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.labels,), jnp.float32)
         if noise is not None:
-            noise = noise[:, 0] if rows is None or starts is None else noise[rows, starts]
+            noise = noise[:, 0] if starts is None else jnp.take_along_axis(noise, starts, axis=1).reshape(-1)
         pooled = Dropout(self.dropout, name="dropout")(pooled, noise, train)
         return pooled.astype(jnp.float32) @ kernel.astype(jnp.float32) + bias.astype(jnp.float32)
 
@@ -250,9 +248,9 @@ def pooler_stage(pooling: str, init_std: float = 0.02) -> Stage:
     """The stage `pooler` of text encoders; `pooling` is one of `POOLINGS`."""
     if pooling not in POOLINGS:
         raise InputError(f"unknown pooling {pooling!r}{did_you_mean(pooling, POOLINGS)}")
-    return Stage("pooler", Pooler(pooling, init_std), ("hidden", "segments", "rows", "starts"), ("pooled",))
+    return Stage("pooler", Pooler(pooling, init_std), ("hidden", "segments", "starts"), ("pooled",))
 
 
 def head_stage(labels: int, dropout: float = 0.0, init_std: float = 0.02) -> Stage:
     """The stage `head` of a classifier with that many labels."""
-    return Stage("head", Head(labels, dropout, init_std), ("pooled", "noise", "rows", "starts"), ("logits",))
+    return Stage("head", Head(labels, dropout, init_std), ("pooled", "noise", "starts"), ("logits",))

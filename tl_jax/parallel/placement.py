@@ -43,6 +43,11 @@ class Placement:
         """Devices by axis."""
         return {} if self.mesh is None else dict(self.mesh.shape)
 
+    @property
+    def row_parts(self) -> int:
+        """Into how many parts the rows of a batch are split."""
+        return Axes(**self.sizes).parts
+
     # -- in words ---------------------------------------------------------------------------------------------------
 
     def facts(self) -> dict[str, Any]:

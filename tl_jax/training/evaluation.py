@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 
-from tl_jax.data import Encoded, EvalBatches
+from tl_jax.data import Passes
 from tl_jax.model import Model
 from tl_jax.parallel import ANYWHERE, Placement
 from tl_jax.training.step import compiled_eval_step, inputs_of
 
 Batch = Mapping[str, np.ndarray]
-
-
-def batches_of(examples: Encoded, batch_size: int, lengths: Sequence[int], pad: int) -> EvalBatches:
-    """Batches in few shapes, for each is compiled: of `lengths` where they suffice, the rows a power of two or all."""
-    rows = min(batch_size, 1 << (len(examples) - 1).bit_length())
-    return EvalBatches(examples, rows, lengths=lengths, pad=pad)
 
 
 def evaluate(
@@ -45,7 +39,7 @@ def evaluate(
 
 
 def answer(
-    model: Model, task: Any, variables: Any, batches: EvalBatches, precision: str, placement: Placement = ANYWHERE
+    model: Model, task: Any, variables: Any, batches: Passes, precision: str, placement: Placement = ANYWHERE
 ) -> np.ndarray:
     """The logits `[N, labels]` in the order of `batches.examples`, from the same compiled step as `evaluate`."""
     step = compiled_eval_step(model, task.total_loss, precision=precision, placement=placement)

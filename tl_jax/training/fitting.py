@@ -9,13 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from tl_jax.data import Encoded, EvalBatches, TrainBatches
+from tl_jax.data import Encoded, Passes, PassShape, TrainBatches
 from tl_jax.methods import Plan
 from tl_jax.model import Model
 from tl_jax.parallel import ANYWHERE, Placement
 from tl_jax.training.convex import logistic_regression
 from tl_jax.training.defaults import epochs_between
-from tl_jax.training.evaluation import batches_of, evaluate, features
+from tl_jax.training.evaluation import evaluate, features
 from tl_jax.training.events import Events
 from tl_jax.training.loop import Interrupted, Loop, Memory
 from tl_jax.training.optimizer import decay_labels
@@ -37,6 +37,7 @@ def fit(
     recipe: Recipe,
     train: TrainBatches,
     validation: Encoded | None,
+    passing: PassShape,
     *,
     stored: Callable[[Any], Arrays],
     checkpoints: Store,
@@ -47,14 +48,18 @@ def fit(
 ) -> dict[str, Any]:
     """Train the plan; the best leaves, as `stored(variables)` picks them, end in the checkpoints' best slot.
 
-    `model` is the plan's in the precision that computes. Goes on from the last good checkpoint if there is one. Returns
-    what happened: steps, the best one, seconds. Raises `Diverged` and `Interrupted`.
+    `model` is the plan's in the precision that computes, `passing` how a pass over a whole set is cut. Goes on from the
+    last good checkpoint if there is one. Returns what happened: steps, the best one, seconds. Raises `Diverged` and
+    `Interrupted`.
     """
     began = time.monotonic()
-    check = None if validation is None else _validator(model, task, recipe, train, validation, placement)
+    check = (
+        None if validation is None else _validator(model, task, recipe, passing.over(validation, train.pad), placement)
+    )
 
     def solved() -> dict[str, Any]:
-        return _solved(plan, model, task, recipe, train, events, stop_asked, placement)
+        once = passing.over(train.examples, train.pad)
+        return _solved(plan, model, task, recipe, once, events, stop_asked, placement)
 
     if not plan.stepped:
         events.started(total=0, resumed=0)
@@ -151,16 +156,15 @@ def _training_key(seed: int) -> jax.Array:
 
 
 def _validator(
-    model: Model, task: Any, recipe: Recipe, train: TrainBatches, validation: Encoded, placement: Placement
+    model: Model, task: Any, recipe: Recipe, batches: Passes, placement: Placement
 ) -> Callable[[Any], dict[str, Any]]:
-    batches = batches_of(validation, train.batch_size // train.accumulate, train.lengths, train.pad)
     return lambda variables: evaluate(model, task, variables, batches, recipe.precision, placement)
 
 
 class _Stoppable:
     """Batches that end with `Interrupted` when somebody asks to stop."""
 
-    def __init__(self, batches: EvalBatches, stop_asked: Callable[[], bool]) -> None:
+    def __init__(self, batches: Passes, stop_asked: Callable[[], bool]) -> None:
         self._batches = batches
         self._stop_asked = stop_asked
         self.examples = batches.examples
@@ -177,20 +181,18 @@ def _solved(
     model: Model,
     task: Any,
     recipe: Recipe,
-    train: TrainBatches,
+    once: Passes,
     events: Events,
     stop_asked: Callable[[], bool],
     placement: Placement,
 ) -> dict[str, Any]:
     """The plan's variables with the head solved on the features of the training examples."""
     assert plan.solver is not None
-    once = EvalBatches(train.examples, train.batch_size, lengths=train.lengths, pad=train.pad)
+    train = once.examples
     batches = _Stoppable(once, stop_asked)
-    events.message(f"features of {len(train.examples):,} examples")
+    events.message(f"features of {len(train):,} examples")
     pooled = features(model, placement.variables(plan.variables), batches, "head", recipe.precision, placement)
-    kernel, bias, convergence = logistic_regression(
-        pooled, train.examples.targets, len(task.labels), strength=plan.solver.C
-    )
+    kernel, bias, convergence = logistic_regression(pooled, train.targets, len(task.labels), strength=plan.solver.C)
     events.message(f"head solved in {convergence.iterations} iterations")
     head = {"kernel": kernel.astype(np.float32), "bias": bias.astype(np.float32)}
     params = {**plan.variables["params"], "head": head}

@@ -56,8 +56,8 @@ def plan_table(plan: Plan, model: Model, task: Any, recipe: Recipe, batches: Tra
 def _cost(plan: Plan, model: Model, task: Any, recipe: Recipe, batches: TrainBatches) -> str:
     first = ""
     if plan.solver is not None:
-        shapes = f"{len(batches.shapes)} shape" + ("s" if len(batches.shapes) > 1 else "")
-        once = f"features of {len(batches.examples):,} examples once ({shapes})"
+        lengths = " or ".join(str(length) for length in batches.lengths)
+        once = f"features of {len(batches.examples):,} examples once ({lengths} tokens)"
         first = f"{once}, then the head is solved to convergence, C={plan.solver.C:g}"
         if not plan.stepped:
             return first
@@ -74,24 +74,28 @@ def _cost(plan: Plan, model: Model, task: Any, recipe: Recipe, batches: TrainBat
         )
         state = _abstract_state(plan, trained, recipe)
         hyper = recipe.hyper(recipe.rate)
-        counts += [flops(step, state, _with_length(batches.batch(0), length), hyper) for length in batches.lengths]
-    shapes = " or ".join(str(length) for length in batches.lengths)
+        counts += [flops(step, state, _of_shape(batches.batch(0), shape), hyper) for shape in batches.shapes]
     costs = f"{min(counts) / 1e9:,.3g} to {max(counts) / 1e9:,.3g}" if len(counts) > 1 else f"{counts[0] / 1e9:,.3g}"
     thaws = f"\nphases start at steps {', '.join(f'{i + 1:,}' for i in began)}" if len(began) > 1 else ""
     return (
         f"{first}{total:,} steps ({total / per_epoch:.3g} epochs of {len(batches.examples):,} examples) of "
-        f"{batches.batch_size} × {shapes} tokens, {costs} GFLOPs each; {batches.padding:.0%} padding{thaws}"
+        f"{_sizes(batches)}, {costs} GFLOPs each; {batches.padding:.0%} padding{thaws}"
     )
 
 
-def _with_length(batch: Any, length: int) -> dict[str, Any]:
-    """The batch's shapes with another padded length."""
-    old = batch["tokens"].shape[-1]
-    rank = batch["tokens"].ndim
+def _sizes(batches: TrainBatches) -> str:
+    """`32 × 16 or 24 tokens`, `32 in 11 × 72 tokens`: examples, and the rows and lengths of what a step computes."""
+    rows, longest = batches.shapes[-1][-2] * batches.accumulate, batches.shapes[-1][-1]
+    if rows == batches.batch_size:
+        return f"{rows} × {' or '.join(str(shape[-1]) for shape in batches.shapes)} tokens"
+    return f"{batches.batch_size} in {rows} × {longest} tokens"
+
+
+def _of_shape(batch: Any, shape: tuple[int, ...]) -> dict[str, Any]:
+    """The batch's shapes with `shape` in place of that of its tokens."""
+    old = batch["tokens"].shape
     return {
-        key: jax.ShapeDtypeStruct(
-            (*value.shape[:-1], length) if value.ndim == rank and value.shape[-1] == old else value.shape, value.dtype
-        )
+        key: jax.ShapeDtypeStruct(shape if value.shape == old else value.shape, value.dtype)
         for key, value in batch.items()
     }
 

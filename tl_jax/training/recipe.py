@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from tl_jax.data import Encoded, TrainBatches
+from tl_jax.data import BucketedBatches, Encoded, PackedBatches, TrainBatches
 from tl_jax.training import defaults
 from tl_jax.training.optimizer import OptimizerSpec
 from tl_jax.training.schedules import schedule
@@ -38,11 +39,28 @@ class Recipe:
         """What of the optimiser is compiled in."""
         return OptimizerSpec(self.optimizer, self.clip or None)
 
-    def batches(self, train: Encoded, pad: int, like: TrainBatches | None = None) -> TrainBatches:
-        """The training batches, none larger than the data; or of the shapes of `like`, to share what is compiled."""
-        size = min(self.batch_size, -(-len(train) // self.accumulate) * self.accumulate)
-        rows, lengths = (size, None) if like is None else (like.batch_size, like.lengths)
-        return TrainBatches(train, rows, self.seed, accumulate=self.accumulate, pad=pad, lengths=lengths)
+    def rows(self, train: Encoded) -> int:
+        """The examples of a micro-batch, none larger than the data."""
+        return min(self.batch_size // self.accumulate, -(-len(train) // self.accumulate))
+
+    def batches(
+        self, train: Encoded, pad: int, *, packs: bool = False, divisor: int = 1, like: TrainBatches | None = None
+    ) -> TrainBatches:
+        """The training batches; or those of the shapes of `like`, to share what is compiled.
+
+        Where the model `packs`, several examples share a row if that costs less; the number of rows is then a multiple
+        of `divisor`.
+        """
+        kwargs: dict[str, Any] = {"accumulate": self.accumulate, "pad": pad}
+        if isinstance(like, PackedBatches):
+            return PackedBatches(train, like.batch_size, self.seed, like=like, **kwargs)
+        if like is not None:
+            return BucketedBatches(train, like.batch_size, self.seed, lengths=like.lengths, **kwargs)
+        size = self.rows(train) * self.accumulate
+        bucketed = BucketedBatches(train, size, self.seed, **kwargs)
+        if packs and PackedBatches(train, size, self.seed, **kwargs).cost < bucketed.cost:  # whatever the divisor
+            return PackedBatches(train, size, self.seed, divisor=divisor, **kwargs)
+        return bucketed
 
     def total(self, per_epoch: int) -> int:
         """The number of steps."""
