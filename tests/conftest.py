@@ -5,9 +5,12 @@ The run ends by saying which tests on real weights and data were skipped, and wh
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import signal
 import subprocess
+import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -25,6 +28,10 @@ from tests import tiny as tiny_files
 # Toy models spend their time in XLA's optimiser: without it a test takes half of the CPU. Set before jax is imported,
 # and inherited by the processes that tests start; give XLA_FLAGS to test what users compile.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
+
+# What tests keep is not the user's; one folder a session, for the processes they start too.
+os.environ["TL_JAX_CACHE"] = tempfile.mkdtemp(prefix="tl_jax-tests-")
+atexit.register(shutil.rmtree, os.environ["TL_JAX_CACHE"], ignore_errors=True)
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = "tests/real/"

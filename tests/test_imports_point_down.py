@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # From the ground up. A room may import those above it in this list; rooms of one line do not import each other.
 ORDER = (
     ("errors",),
-    ("groups", "heap", "tabular", "trees"),
+    ("cache_folder", "groups", "heap", "tabular", "trees"),
     ("rules",),
     ("hooks", "own", "scopes"),
     ("model",),
@@ -23,7 +23,7 @@ ORDER = (
     ("training",),
     ("experiment",),
     ("manifest",),
-    ("run_folder", "assembly"),
+    ("run_folder", "assembly", "compilation"),
     ("preparation",),
     ("report", "export"),
     ("run",),

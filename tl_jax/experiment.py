@@ -23,7 +23,7 @@ _CHOICES = {
 }
 
 
-_WORDS = {str: "text", int: "a whole number", float: "a number", types.NoneType: "None"}
+_WORDS = {bool: "True or False", str: "text", int: "a whole number", float: "a number", types.NoneType: "None"}
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Experiment:
         max_length: tokens kept of a text; None is what the model allows.
         shots, fraction: how much of each class to train on; None is all.
         mesh: devices by axis, `data=4,fsdp=2`, or `auto`; None is one device. It changes rounding and no more.
+        no_cache: compute what is frozen in every step, and keep no features on disk. It changes rounding and no more.
         seed: decides everything drawn.
         out: the run's folder; None is `runs/<data>-<method>`.
     """
@@ -81,13 +82,15 @@ class Experiment:
     shots: int | None = None
     fraction: float | None = None
     mesh: str | None = None
+    no_cache: bool = False
     seed: int = 0
     out: str | None = None
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self)).items():
             value, kinds = getattr(self, name), get_args(hint) or (hint,)
-            fits = isinstance(value, (*kinds, int) if float in kinds else kinds) and not isinstance(value, bool)
+            fits = isinstance(value, (*kinds, int) if float in kinds else kinds)
+            fits = fits and isinstance(value, bool) == (bool in kinds)
             if not fits:
                 words = " or ".join(_WORDS[kind] for kind in kinds)
                 raise InputError(f"{_flag(name)} must be {words}, not {value!r}")

@@ -15,6 +15,7 @@ from tl_jax.training.events import Events
 from tl_jax.training.fitting import fit
 from tl_jax.training.interrupt import Interrupt
 from tl_jax.training.plan_table import plan_table
+from tl_jax.training.prefixes import Prefixes
 
 
 def finetune(
@@ -63,7 +64,8 @@ def finetune(
                 events.message(
                     f"note: this is another kind of machine ({changed}), so the bits will differ from here on"
                 )
-        table = plan_table(job.assembly.plan, job.assembly.model, job.assembly.task, job.recipe, job.train)
+        made, keep = job.assembly, not experiment.no_cache
+        table = plan_table(made.plan, made.model, made.task, job.recipe, job.train, keep=keep)
         if dry_run:
             return table
         events.message(table)
@@ -77,6 +79,7 @@ def finetune(
             elif place.finished:  # its best checkpoint was damaged: until that is made anew, the run is not finished
                 place.summary_file.unlink()
             events.log_to(place.metrics_file)
+            prefixes = job.prefixes(job.assembly, events.message, lambda: interrupt.requested)
             record = fit(
                 job.assembly.plan,
                 job.assembly.model,
@@ -84,7 +87,7 @@ def finetune(
                 job.recipe,
                 job.train,
                 job.validation,
-                job.passing,
+                prefixes,
                 stored=lambda variables: stored_leaves(job.assembly, variables),
                 checkpoints=checkpoints,
                 events=events,
@@ -97,7 +100,7 @@ def finetune(
             raise InputError(
                 f"{place.path}: the best checkpoint was damaged while the run went on; --resume makes it anew"
             )
-        place.finish(_summary(job, run, record))
+        place.finish(_summary(job, run, prefixes, record))
         return run
 
 
@@ -115,9 +118,13 @@ def _silent(text: str) -> None:
     """Where nobody listens."""
 
 
-def _summary(job: preparation.Job, run: Run, record: dict[str, Any]) -> dict[str, Any]:
+def _summary(job: preparation.Job, run: Run, prefixes: Prefixes, record: dict[str, Any]) -> dict[str, Any]:
     """The figures a run ends with, every example scored once: on the test data if there are any, else on validation."""
     parts = {"test": job.test, "validation": job.validation}
-    scored = {name: run.score(examples) for name, examples in parts.items() if examples is not None}
+    scored = {}
+    for name, examples in parts.items():
+        if examples is not None:
+            ready, start = prefixes.pooled(job.assembly.plan.cut, examples)
+            scored[name] = run.score(ready, start=start)
     on = next(iter(scored), None)
     return {"scored_on": on, "metrics": scored[on] if on else {}, **scored, **record}

@@ -17,6 +17,7 @@ import numpy as np
 from tl_jax import __version__, pretrained
 from tl_jax import data as data_room
 from tl_jax.assembly import Assembly, make_plan
+from tl_jax.compilation import keep_compilations
 from tl_jax.errors import InputError, did_you_mean
 from tl_jax.experiment import Experiment
 from tl_jax.heap import keep_freed_memory
@@ -29,6 +30,8 @@ from tl_jax.tasks import task_class
 from tl_jax.training.defaults import default_schedule, peak_rate
 from tl_jax.training.examples import Prepared
 from tl_jax.training.examples import prepare as encode
+from tl_jax.training.feature_store import FeatureStore
+from tl_jax.training.prefixes import Prefixes
 from tl_jax.training.recipe import Recipe
 
 Say = Callable[[str], object]
@@ -66,6 +69,23 @@ class Job:
     def passing(self) -> data_room.PassShape:
         """How passes over whole sets are cut."""
         return data_room.PassShape.of(self.train)
+
+    def prefixes(self, assembly: Assembly, say: Say, stop_asked: Callable[[], bool]) -> Prefixes:
+        """What is frozen of a model, and where its features are kept."""
+        e = self.experiment
+        return Prefixes(
+            assembly.model,
+            assembly.plan.variables,
+            self.passing,
+            self.train.pad,
+            e.precision,
+            self.placement,
+            FeatureStore(None, say) if e.no_cache else FeatureStore.default(say),
+            self.manifest["machine"],
+            not e.no_cache,
+            say,
+            stop_asked,
+        )
 
 
 def request(model: Any, data: Any, settings: Mapping[str, Any], what: str = "finetune") -> Request:
@@ -110,6 +130,8 @@ def request(model: Any, data: Any, settings: Mapping[str, Any], what: str = "fin
     missing = [name for name in ("model", "data") if getattr(experiment, name) is None]
     if missing:
         raise InputError(f"{' and '.join(missing)} missing: {what} needs a pre-trained model and labelled data")
+    if not experiment.no_cache:
+        keep_compilations()
     if experiment.out is None:
         kind = settings["method"].partition(":")[0]
         experiment = dataclasses.replace(experiment, out=f"runs/{stem(experiment.data or '')}-{kind}")
@@ -167,7 +189,7 @@ def prepare(asked: Request, task: Any, say: Say, shardings: Any = None) -> Job:
     train = encoded(division.train, "training")
     assert train is not None
     recipe = recipe_of(e, assembly.plan)
-    rows = recipe.rows(train)
+    rows = recipe.size(train) // recipe.accumulate
     placement = place(e.mesh, rows=rows, parts=recipe.accumulate, rules=shardings)
     batches = recipe.batches(train, processor.pad_id, packs=model.packs, divisor=placement.row_parts)
     if placement.mesh is not None:
@@ -249,7 +271,7 @@ def _manifest(
     parts = {"train": division.train, "validation": division.validation, "test": division.test}
     return {
         "tl_jax": __version__,
-        "machine": {**machine_kind(), **placement.facts()},
+        "machine": {**machine_kind(), **placement.facts(), "feature_cache": not asked.experiment.no_cache},
         "recipe": {**asdict(recipe), "steps": recipe.total(batches.steps_per_epoch)},
         "task": task.name,
         "labels": list(task.labels),

@@ -149,7 +149,7 @@ class Run:
         if not texts:
             return []
         examples = self._told(prepare_texts(texts, self.model.processor, self.manifest["max_length"]))
-        batches = self._batches(examples, batch_size)
+        batches = self._batches(examples, batch_size, least=True)
         logits = answer(self.model, self.task, self._placed, batches, self.experiment.precision, self._placement)
         return [{"text": text, **found} for text, found in zip(texts, self.task.decode(logits), strict=True)]
 
@@ -183,10 +183,13 @@ class Run:
         examples = prepare(dataset, columns, self.labels, self.model.processor, self.manifest["max_length"])
         return self.score(self._told(examples), batch_size)
 
-    def score(self, examples: data_room.Encoded, batch_size: int | None = None) -> dict[str, Any]:
-        """Loss and metrics on examples that are encoded already."""
+    def score(
+        self, examples: data_room.Encoded, batch_size: int | None = None, *, start: str | None = None
+    ) -> dict[str, Any]:
+        """Loss and metrics on examples that are encoded already; with a `start` they have features from there."""
         batches = self._batches(examples, batch_size)
-        return evaluate(self.model, self.task, self._placed, batches, self.experiment.precision, self._placement)
+        how = (self.experiment.precision, self._placement, start)
+        return evaluate(self.model, self.task, self._placed, batches, *how)
 
     def export(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write the model as a Hugging Face folder, adapters merged, with its label names."""
@@ -199,10 +202,10 @@ class Run:
             self._say(note)
         return prepared.examples
 
-    def _batches(self, examples: data_room.Encoded, batch_size: int | None) -> data_room.Passes:
+    def _batches(self, examples: data_room.Encoded, batch_size: int | None, *, least: bool = False) -> data_room.Passes:
         shape = data_room.PassShape(**self.manifest["batch"])
         shape = shape if batch_size is None else replace(shape, rows=batch_size)
-        return shape.over(examples, self.model.processor.pad_id)
+        return shape.over(examples, self.model.processor.pad_id, least=least)
 
     def _held_out(self, split: str | None) -> data_room.Dataset:
         e = self.experiment

@@ -64,8 +64,8 @@ class RunFolder:
         # A path is only a name: what lies there counts.
         names = {"model": ("model",), "data": ("data", "eval_data")}
         moved = [name for part, fields in names.items() if same[part] for name in fields]
-        # The mesh is of the machine, not of the experiment: `machine_changes` tells of it.
-        differences = saved.differences(experiment, ignoring=(*moved, "mesh"))
+        # Mesh and cache are of the machine, not of the experiment: `machine_changes` tells of them.
+        differences = saved.differences(experiment, ignoring=(*moved, "mesh", "no_cache"))
         if not differences:
             differences = [f"the {key} changed since the run began" for key, as_before in same.items() if not as_before]
         if differences:

@@ -55,7 +55,7 @@ def test_help_shows_the_defaults_of_the_experiment() -> None:
     finetune.describe(parser)
     shown = dict(re.findall(r"^  --([\w-]+) .*\(default: (.*)\)$", parser.format_help(), re.MULTILINE))
     for field in dataclasses.fields(Experiment):
-        if field.default is not None:
+        if field.default is not None and field.default is not False:
             assert shown[field.name.replace("_", "-")] == str(field.default)
     assert shown["out"] == "runs/<data>-<method>"  # worked out, so said in words
     assert shown["text-column"] == "inferred, printed"

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data.test_batches import LENGTHS, encoded, expected, random_lengths
-from tl_jax.data import BucketedBatches, PackedBatches, PackedPasses
+from tl_jax.data import BucketedBatches, PackedBatches, PackedPasses, PassShape
 from tl_jax.data.packing import best_fit
 
 PER_POSITION = ("tokens", "positions", "noise", "token_type")
@@ -84,7 +84,7 @@ def test_a_pass_gives_every_example_once_as_it_is_in_one_shape(lengths, rows, wi
     passes = PackedPasses(encoded(lengths), rows, width, divisor=divisor)
     drawn = list(passes)
     assert {batch["tokens"].shape for batch in drawn} == set(passes.shapes) and len(passes.shapes) == 1
-    assert passes.shapes[0][0] % divisor == 0 and passes.shapes[0][0] < rows + divisor
+    assert passes.shapes[0][0] == -(-rows // divisor) * divisor
     assert len({batch["starts"].shape for batch in drawn}) == 1
     parts = [seen(batch) for batch in drawn]
     assert sum(map(len, parts)) == len(lengths)
@@ -93,11 +93,18 @@ def test_a_pass_gives_every_example_once_as_it_is_in_one_shape(lengths, rows, wi
     assert passes.padding == pytest.approx(1 - masks.mean(), abs=1e-12)
 
 
-def test_passes_over_any_set_share_a_shape_but_for_small_ones_and_long_texts():
-    shapes = [PackedPasses(encoded(random_lengths(n, seed=n)), 8, 200).shapes for n in (300, 301, 1000)]
-    assert shapes == [((8, 200),)] * 3
-    assert PackedPasses(encoded([5]), 8, 96).shapes == ((1, 96),)
-    assert PackedPasses(encoded([5, 97]), 8, 96).shapes == ((1, 104),)
+def test_passes_over_any_set_share_a_shape_but_for_long_texts_and_where_little_is_asked():
+    shape = PassShape(8, (200,), packed=True)
+    passes = [shape.over(encoded(random_lengths(n, seed=n)), 0) for n in (1, 301, 1000)]
+    assert [one.shapes for one in passes] == [((8, 200),)] * 3
+    assert len({batch["starts"].shape for one in passes for batch in one}) == 1
+    assert shape.over(encoded([201]), 0).shapes == ((8, 208),)
+    assert shape.over(encoded([5]), 0, least=True).shapes == ((1, 200),)
+    assert shape.over(encoded([150] * 3), 0, least=True).shapes == ((4, 200),)
+    assert shape.over(encoded([150] * 30), 0, least=True).shapes == ((8, 200),)
+    plain = PassShape(8, (40,))
+    assert plain.over(encoded([5]), 0).shapes == ((8, 40),)
+    assert plain.over(encoded([5] * 3), 0, least=True).shapes == ((4, 40),)
 
 
 def test_which_examples_meet_is_left_to_chance():

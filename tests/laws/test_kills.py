@@ -146,10 +146,11 @@ def test_a_probe_that_is_stopped_begins_anew(
     tiny: Tiny, tuned: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has no steps to go on from; it ends the same."""
+    monkeypatch.setenv("TL_JAX_CACHE", str(tmp_path / "cache"))  # where the features are not yet
     asked = iter([False, False, True])
     with monkeypatch.context() as patch:
         patch.setattr(interrupt.Interrupt, "requested", property(lambda self: next(asked)))
-        with pytest.raises(tl.Interrupted, match="stopped before the head was solved, which begins anew"):
+        with pytest.raises(tl.Interrupted, match="stopped before the features were there: they are made anew"):
             files.tune(tiny, tmp_path / "run", "probe")
     assert next(asked, None) is None
     files.tune(tiny, tmp_path / "run", "probe", resume=True)

@@ -16,7 +16,7 @@ def loop(scores: list[float], starts: tuple[int, ...], patience: int) -> Loop:
     nothing = SimpleNamespace(save_best=lambda *a: None, evaluated=lambda **a: None, message=lambda text: None)
     given: dict[str, Any] = {f.name: None for f in fields(Loop)}
     given |= {"checkpoints": nothing, "events": nothing, "monitor": "accuracy", "per_epoch": 10, "starts": starts}
-    given |= {"validate": lambda state: {"accuracy": next(following), "loss": 1.0}, "result": lambda state: {}}
+    given |= {"validate": lambda i, state: {"accuracy": next(following), "loss": 1.0}, "result": lambda state: {}}
     return Loop(**{**given, "patience": patience})
 
 

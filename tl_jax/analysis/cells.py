@@ -28,7 +28,8 @@ from tl_jax.training.plan_table import plan_table
 from tl_jax.training.recipe import Recipe
 from tl_jax.training.store import InMemory
 
-_OF_CELLS = ("method", "shots", "fraction", "seed", "out")  # fields of an experiment that differ from cell to cell
+# Fields of an experiment that differ from cell to cell, or change rounding alone.
+_OF_CELLS = ("method", "shots", "fraction", "seed", "out", "no_cache")
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,8 @@ class Bench:
     def table(self, cell: Cell) -> str:
         """The plan of a cell, before anything is compiled."""
         ready = self._ready(cell)
-        return plan_table(ready.assembly.plan, ready.assembly.model, self.task, ready.recipe, ready.batches)
+        keep, made = not self.job.experiment.no_cache, ready.assembly
+        return plan_table(made.plan, made.model, self.task, ready.recipe, ready.batches, keep=keep)
 
     def run(self, cell: Cell, stop_asked: Callable[[], bool]) -> Scored:
         """Train and score one cell. Raises `Diverged`, and `Interrupted` when `stop_asked`."""
@@ -153,6 +155,7 @@ class Bench:
         assembly, recipe, batches = ready.assembly, ready.recipe, ready.batches
         placement = self.job.placement
         store = InMemory()
+        prefixes = self.job.prefixes(assembly, _silent, stop_asked)
         with Events(quiet=True) as events:
             record = fit(
                 assembly.plan,
@@ -161,7 +164,7 @@ class Bench:
                 recipe,
                 batches,
                 self.job.validation,
-                self.job.passing,
+                prefixes,
                 stored=lambda variables: stored_leaves(assembly, variables),
                 checkpoints=store,
                 events=events,
@@ -174,8 +177,9 @@ class Bench:
         variables = placement.variables(with_stored(assembly, best.arrays))
 
         def score(examples: data_room.Encoded) -> dict[str, Any]:
+            examples, start = prefixes.pooled(assembly.plan.cut, examples)
             once = self.job.passing.over(examples, batches.pad)
-            return evaluate(assembly.model, self.task, variables, once, recipe.precision, placement)
+            return evaluate(assembly.model, self.task, variables, once, recipe.precision, placement, start)
 
         validation = None if self.job.validation is None else score(self.job.validation)
         metrics = validation if self.scored is self.job.validation else score(self.scored)
@@ -203,6 +207,10 @@ class Bench:
         batches = self.batches(cell.shots, cell.seed, recipe)
         check_settings(plan, recipe, self.task, batches)
         return _Ready(assembly, recipe, batches)
+
+
+def _silent(text: str) -> None:
+    """Cells have no voice of their own."""
 
 
 def _trained(plan: Plan) -> int:

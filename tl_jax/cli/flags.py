@@ -81,6 +81,7 @@ TABLE: dict[str, tuple[Flag, ...]] = {
         Flag("--patience", "stop after N evaluations without a better one; 0 never stops", whole(0), "N"),
         Flag("--precision", "what a step computes in: float32, bfloat16", metavar="TYPE"),
         Flag("--mesh", "devices by axis (data, fsdp, tensor) or auto", metavar="data=4,fsdp=2", default="one device"),
+        Flag("--no-cache", "compute what is frozen in every step, and keep no features on disk", None),
         Flag("--seed", "decides everything that is drawn", whole(0), "N"),
     ),
     "comparison": (

@@ -4,7 +4,7 @@ from tl_jax.data.batches import BucketedBatches, BucketedPasses, Passes, TrainBa
 from tl_jax.data.columns import Columns, infer_columns, texts
 from tl_jax.data.dataset import Dataset
 from tl_jax.data.division import Division, divide, to_score
-from tl_jax.data.encoded import Encoded
+from tl_jax.data.encoded import Encoded, Feature
 from tl_jax.data.labels import class_names, class_numbers, label_texts
 from tl_jax.data.lengths import bucket_lengths
 from tl_jax.data.opening import Splits, open
@@ -30,6 +30,7 @@ __all__ = [
     "divide",
     "to_score",
     "Encoded",
+    "Feature",
     "TrainBatches",
     "BucketedBatches",
     "PackedBatches",

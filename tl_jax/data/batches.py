@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -65,6 +66,12 @@ class TrainBatches(ABC):
             raise IndexError(f"there is no step {step}")
         epoch, at = divmod(step, self.steps_per_epoch)
         return self._batch(self._epoch(epoch)[at])
+
+    def of(self, examples: Encoded) -> TrainBatches:
+        """The same batches of the same examples, which have features now."""
+        same = copy.copy(self)
+        same.examples = examples
+        return same
 
     @abstractmethod
     def _deal(self, epoch: int) -> Sequence[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,14 @@ Batch = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True, eq=False)
+class Feature:
+    """What a frozen part of a model makes of examples: `values` [N, …], or [total, …] like their tokens if `ragged`."""
+
+    values: npt.NDArray[Any]
+    ragged: bool
+
+
+@dataclass(frozen=True, eq=False)
 class Encoded:
     """N examples as a model reads them, token ids one after the other.
 
@@ -25,6 +33,7 @@ class Encoded:
     index: int32 [N], not negative: the number of each example in its data set. It names the example in messages and
         seeds its dropout, so it stays with the example when some are selected.
     token_type: int32 [total], or None for zeros.
+    features: by key of the state, what is computed of them already; batches hold it too.
     """
 
     tokens: npt.NDArray[np.int32]
@@ -32,6 +41,7 @@ class Encoded:
     targets: npt.NDArray[Any]
     index: npt.NDArray[np.int32]
     token_type: npt.NDArray[np.int32] | None = None
+    features: Mapping[str, Feature] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -77,7 +87,7 @@ class Encoded:
         return np.diff(self.offsets)
 
     def select(self, places: Iterable[int]) -> Encoded:
-        """The examples at `places`, in that order, each with the index it had."""
+        """The examples at `places`, in that order, each with the index it had; without features."""
         chosen = [int(i) for i in places]
         spans = [slice(self.offsets[i], self.offsets[i + 1]) for i in chosen]
         return Encoded.of(
@@ -121,11 +131,19 @@ class Encoded:
         targets[index < 0] = 0
 
         def laid(values: Any, dtype: Any, rest: int = 0) -> npt.NDArray[Any]:
-            found = np.full(rows * width, rest, dtype)
+            found = np.full((rows * width, *np.shape(values)[1:]), rest, dtype)
             found[target] = values
-            return found.reshape(rows, width)
+            return found.reshape(rows, width, *found.shape[1:])
+
+        def computed(feature: Feature) -> npt.NDArray[Any]:
+            if feature.ragged:
+                return laid(feature.values[source], feature.values.dtype)
+            found = np.array(feature.values[flat])
+            found[index < 0] = 0
+            return found
 
         return {
+            **{key: computed(feature) for key, feature in self.features.items()},
             "tokens": laid(self.tokens[source], np.int32, pad),
             "mask": laid(True, np.bool_),
             "token_type": laid(0 if self.token_type is None else self.token_type[source], np.int32),

@@ -75,9 +75,8 @@ class PackedBatches(TrainBatches):
 class PackedPasses(Passes):
     """Every example exactly once, several a row, in batches of one shape; `index` says which slot is which.
 
-    rows: of a batch, at most; a small set has fewer, a power of two.
+    rows: of a batch, or as many more as make a multiple of `divisor`.
     width: positions of a row; where the longest example has more, as many as that takes.
-    divisor: what the number of rows must be a multiple of.
     """
 
     def __init__(self, examples: Encoded, rows: int, width: int, *, pad: int = 0, divisor: int = 1) -> None:
@@ -85,7 +84,7 @@ class PackedPasses(Passes):
         self.width = max(width, -(-int(examples.lengths.max()) // 8) * 8)
         slots = -(-self.width // 8)  # by the width alone, so that sets share what is compiled
         filled = best_fit(examples.lengths, self.width, slots)
-        height = -(-min(rows, 1 << (len(filled) - 1).bit_length()) // divisor) * divisor
+        height = -(-rows // divisor) * divisor
         count = -(-len(filled) // height)
         self._parts = list(grid(filled, (count * height, slots)).reshape(count, height, slots))
         self.shapes = ((height, self.width),)

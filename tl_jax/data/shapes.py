@@ -30,9 +30,16 @@ class PassShape:
         rows = train.shapes[-1][-2] if packed else train.batch_size // train.accumulate
         return cls(rows, train.lengths, packed, train.divisor if isinstance(train, PackedBatches) else 1)
 
-    def over(self, examples: Encoded, pad: int) -> Passes:
-        """The batches of a pass; of few examples, fewer rows. `pad` is the token id of padding."""
+    def over(self, examples: Encoded, pad: int, *, least: bool = False) -> Passes:
+        """The batches of a pass. `pad` is the token id of padding; with `least` few examples have fewer rows, a power
+        of two: less to compute, but one more shape to compile.
+        """
+        rows = self.rows
         if self.packed:
-            return PackedPasses(examples, self.rows, self.lengths[-1], pad=pad, divisor=self.divisor)
-        rows = min(self.rows, 1 << (len(examples) - 1).bit_length())
+            if least:
+                needed = -(-int(examples.offsets[-1]) // self.lengths[-1])
+                rows = min(rows, 1 << (needed - 1).bit_length())
+            return PackedPasses(examples, rows, self.lengths[-1], pad=pad, divisor=self.divisor)
+        if least:
+            rows = min(rows, 1 << (len(examples) - 1).bit_length())
         return BucketedPasses(examples, rows, lengths=self.lengths, pad=pad)

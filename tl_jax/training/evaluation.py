@@ -1,9 +1,8 @@
-"""Forward passes over a whole set: metrics, predictions and features, every example exactly once."""
+"""Forward passes over a whole set: metrics and predictions, every example exactly once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from typing import Any
 
 import jax
@@ -12,7 +11,7 @@ import numpy as np
 from tl_jax.data import Passes
 from tl_jax.model import Model
 from tl_jax.parallel import ANYWHERE, Placement
-from tl_jax.training.step import compiled_eval_step, inputs_of
+from tl_jax.training.step import compiled_eval_step
 
 Batch = Mapping[str, np.ndarray]
 
@@ -24,12 +23,13 @@ def evaluate(
     batches: Iterable[Batch],
     precision: str,
     placement: Placement = ANYWHERE,
+    start: str | None = None,
 ) -> dict[str, Any]:
     """Loss and metrics over all examples of `batches`, in evaluation mode; sums are added in float64 on the host.
 
-    `variables` lie where `placement` puts them, here and below.
+    `variables` lie where `placement` puts them, here and below. With a `start` the batches hold features.
     """
-    step = compiled_eval_step(model, task.total_loss, precision=precision, placement=placement)
+    step = compiled_eval_step(model, task.total_loss, precision=precision, placement=placement, start=start)
     totals, loss, weight = task.new_metrics(), 0.0, 0.0
     for batch in batches:
         outputs, sums = jax.device_get(step(variables, batch))
@@ -44,20 +44,6 @@ def answer(
     """The logits `[N, labels]` in the order of `batches.examples`, from the same compiled step as `evaluate`."""
     step = compiled_eval_step(model, task.total_loss, precision=precision, placement=placement)
     return _in_order(batches, lambda batch: step(variables, batch)[0]["logits"])
-
-
-def features(
-    model: Model, variables: Any, batches: Any, stop: str, precision: str, placement: Placement = ANYWHERE
-) -> np.ndarray:
-    """What is `pooled` `[N, D]` before the stage `stop`, in the order of `batches.examples`."""
-    pooled = placement.fed(partial(_pooled, model, stop, precision, placement))
-    return _in_order(batches, lambda batch: pooled(variables, inputs_of(batch)))
-
-
-@partial(jax.jit, static_argnames=("model", "stop", "precision", "placement"))
-def _pooled(model: Model, stop: str, precision: str, placement: Placement, variables: Any, inputs: Any) -> Any:
-    with jax.default_matmul_precision("highest" if precision == "float32" else None):  # as the step has it
-        return placement.whole(model.apply(placement.gathered(variables), inputs, stop=stop)["pooled"])
 
 
 def _in_order(batches: Any, compute: Callable[[Batch], Any]) -> np.ndarray:

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import jax
 import numpy as np
 
-from tl_jax.data import Encoded, Passes, PassShape, TrainBatches
+from tl_jax.data import Encoded, TrainBatches
 from tl_jax.methods import Plan
 from tl_jax.model import Model
 from tl_jax.parallel import ANYWHERE, Placement
 from tl_jax.training.convex import logistic_regression
 from tl_jax.training.defaults import epochs_between
-from tl_jax.training.evaluation import evaluate, features
 from tl_jax.training.events import Events
-from tl_jax.training.loop import Interrupted, Loop, Memory
+from tl_jax.training.loop import Loop, Memory
 from tl_jax.training.optimizer import decay_labels
 from tl_jax.training.phases import labels_in, phase_at, phases, starts
+from tl_jax.training.prefixes import Prefixes
 from tl_jax.training.recipe import Recipe
 from tl_jax.training.snapshot import Restored
+from tl_jax.training.sources import Check, Source, Sources, starts_of
 from tl_jax.training.state import create, from_flat, thaw, to_flat
 from tl_jax.training.state import variables as variables_of
 from tl_jax.training.step import compiled_train_step
@@ -37,7 +40,7 @@ def fit(
     recipe: Recipe,
     train: TrainBatches,
     validation: Encoded | None,
-    passing: PassShape,
+    prefixes: Prefixes,
     *,
     stored: Callable[[Any], Arrays],
     checkpoints: Store,
@@ -48,22 +51,20 @@ def fit(
 ) -> dict[str, Any]:
     """Train the plan; the best leaves, as `stored(variables)` picks them, end in the checkpoints' best slot.
 
-    `model` is the plan's in the precision that computes, `passing` how a pass over a whole set is cut. Goes on from the
-    last good checkpoint if there is one. Returns what happened: steps, the best one, seconds. Raises `Diverged` and
+    `model` is the plan's in the precision that computes, `prefixes` what is frozen of it. Goes on from the last good
+    checkpoint if there is one. Returns what happened: steps, the best one, seconds. Raises `Diverged` and
     `Interrupted`.
     """
     began = time.monotonic()
-    check = (
-        None if validation is None else _validator(model, task, recipe, passing.over(validation, train.pad), placement)
-    )
+    sources = Sources(model, task, train, validation, prefixes)
 
-    def solved() -> dict[str, Any]:
-        once = passing.over(train.examples, train.pad)
-        return _solved(plan, model, task, recipe, once, events, stop_asked, placement)
+    def solved() -> tuple[dict[str, Any], Check | None]:
+        pooled, check = sources.of_solved("head")
+        return _solved(plan, task, pooled, train.examples, events), check
 
     if not plan.stepped:
         events.started(total=0, resumed=0)
-        variables = solved()
+        variables, check = solved()
         metrics = {} if check is None else check(placement.variables(variables))
         if metrics:
             events.evaluated(step=0, epoch=0.0, metrics=metrics, best=True)
@@ -74,6 +75,17 @@ def fit(
     total = recipe.total(train.steps_per_epoch)
     phase_starts = starts(phases(labels), total, train.steps_per_epoch)
     trained = [labels_in(labels, phase) for phase in range(len(phase_starts))]
+    passes = [(end - start) / train.steps_per_epoch for start, end in pairwise([*phase_starts, total])]
+    begins = starts_of(model, trained, passes)
+
+    @lru_cache(maxsize=2)  # a source serves one phase, then the next
+    def source(phase: int) -> Source:
+        return sources.of(begins[phase])
+
+    def validate(i: int, state: Any) -> Mapping[str, Any]:
+        check = source(phase_at(phase_starts, max(0, i - 1))).check
+        assert check is not None
+        return check(variables_of(state))
 
     def step(phase: int) -> Any:
         return compiled_train_step(
@@ -84,6 +96,7 @@ def fit(
             accumulate=recipe.accumulate,
             precision=recipe.precision,
             placement=placement,
+            start=source(phase).start,
         )
 
     def thawed(state: Any, phase: int) -> Any:
@@ -93,7 +106,7 @@ def fit(
     memory, found = _resumed(checkpoints, events)
     events.started(total=total, resumed=0 if found is None else found.step)
     phase = phase_at(phase_starts, max(0, found.step - 1)) if found else 0
-    variables = placement.variables(solved() if plan.solver is not None and found is None else plan.variables)
+    variables = placement.variables(solved()[0] if plan.solver is not None and found is None else plan.variables)
     tx = recipe.spec.build(trained[phase])
     state = create(variables, trained[phase], tx, _training_key(recipe.seed), averaged=recipe.ema > 0)
     state = placement.state(state, variables)
@@ -103,13 +116,13 @@ def fit(
         step=step,
         starts=phase_starts,
         thaw=thawed,
-        batch=train.batch,
+        batch=lambda i: source(phase_at(phase_starts, i)).train.batch(i),
         rate=recipe.rates(total),
         hyper=recipe.hyper,
         total=total,
         per_epoch=train.steps_per_epoch,
         shapes=len(train.shapes) * len(phase_starts),
-        validate=None if check is None else lambda state: check(variables_of(state)),
+        validate=None if validation is None else validate,
         validate_every=1 if validation is None else epochs_between(len(train.examples), len(validation)),
         monitor=task.monitor,
         patience=recipe.patience,
@@ -120,14 +133,14 @@ def fit(
         stop_asked=stop_asked,
         where=where,
     )
-    if plan.solver is not None and found is None and check is not None:
+    if plan.solver is not None and found is None and validation is not None:
         loop.evaluate(0, state, memory)  # where steps only make the solved head worse, it is the result
     state, memory, compiled = loop.run(state, memory)
     steps, seconds = int(state.step), time.monotonic() - began
     events.finished(step=steps, seconds=seconds)
     return {
         "steps": steps,
-        "best_step": memory.best_step if check is not None else steps,
+        "best_step": memory.best_step if validation is not None else steps,
         "stopped_early": memory.done,
         "seconds": seconds,
         "shapes_compiled": len(compiled),
@@ -155,44 +168,12 @@ def _training_key(seed: int) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), 1)
 
 
-def _validator(
-    model: Model, task: Any, recipe: Recipe, batches: Passes, placement: Placement
-) -> Callable[[Any], dict[str, Any]]:
-    return lambda variables: evaluate(model, task, variables, batches, recipe.precision, placement)
-
-
-class _Stoppable:
-    """Batches that end with `Interrupted` when somebody asks to stop."""
-
-    def __init__(self, batches: Passes, stop_asked: Callable[[], bool]) -> None:
-        self._batches = batches
-        self._stop_asked = stop_asked
-        self.examples = batches.examples
-
-    def __iter__(self) -> Iterator[Any]:
-        for batch in self._batches:
-            if self._stop_asked():
-                raise Interrupted("stopped before the head was solved, which begins anew")
-            yield batch
-
-
-def _solved(
-    plan: Plan,
-    model: Model,
-    task: Any,
-    recipe: Recipe,
-    once: Passes,
-    events: Events,
-    stop_asked: Callable[[], bool],
-    placement: Placement,
-) -> dict[str, Any]:
-    """The plan's variables with the head solved on the features of the training examples."""
+def _solved(plan: Plan, task: Any, pooled: Any, examples: Encoded, events: Events) -> dict[str, Any]:
+    """The plan's variables with the head solved on `pooled` `[N, D]`, the features of the training examples."""
     assert plan.solver is not None
-    train = once.examples
-    batches = _Stoppable(once, stop_asked)
-    events.message(f"features of {len(train):,} examples")
-    pooled = features(model, placement.variables(plan.variables), batches, "head", recipe.precision, placement)
-    kernel, bias, convergence = logistic_regression(pooled, train.targets, len(task.labels), strength=plan.solver.C)
+    kernel, bias, convergence = logistic_regression(
+        np.asarray(pooled), examples.targets, len(task.labels), strength=plan.solver.C
+    )
     events.message(f"head solved in {convergence.iterations} iterations")
     head = {"kernel": kernel.astype(np.float32), "bias": bias.astype(np.float32)}
     params = {**plan.variables["params"], "head": head}

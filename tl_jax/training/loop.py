@@ -54,10 +54,9 @@ class Loop:
     `step(p)` is the compiled `(state, batch, hyper) -> (state, metrics)` of phase p. The phases start at `starts`, and
     `thaw(state, p)` makes the state that phase p begins with of the last one before it. `batch(i)` is the batch of step
     i, of at most `shapes` shapes; `rate(i)` the learning rate, `hyper(rate)` the numbers that a step takes.
-    `validate(state)` gives metrics with `monitor` and `loss`, every `validate_every` epochs and at the end (None: no
-    validation, the last state is the best).
-    `snapshot(state)` gives all arrays of a checkpoint, `result(state)` those of the outcome. `where(index)` names an
-    example.
+    `validate(i, state)` gives, for the state after i steps, metrics with `monitor` and `loss`, every `validate_every`
+    epochs and at the end (None: no validation, the last state is the best). `snapshot(state)` gives all arrays of a
+    checkpoint, `result(state)` those of the outcome. `where(index)` names an example.
     """
 
     step: Callable[[int], Callable[..., tuple[Any, Mapping[str, Any]]]]
@@ -69,7 +68,7 @@ class Loop:
     total: int
     per_epoch: int
     shapes: int
-    validate: Callable[[Any], Mapping[str, Any]] | None
+    validate: Callable[[int, Any], Mapping[str, Any]] | None
     validate_every: int
     monitor: str
     patience: int
@@ -168,7 +167,7 @@ class Loop:
     def evaluate(self, i: int, state: Any, memory: Memory) -> None:
         """Score the state after `i` steps, and keep it if it is the best so far; needs `validate`."""
         assert self.validate is not None
-        metrics = self.validate(state)
+        metrics = self.validate(i, state)
         score, loss = float(metrics[self.monitor]), float(metrics["loss"])
         better = (score, -loss) > (memory.best_score, -memory.best_loss)
         if better:

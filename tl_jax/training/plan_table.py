@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -15,13 +16,15 @@ from tl_jax.tabular import columns
 from tl_jax.training.flops import flops
 from tl_jax.training.optimizer import decay_labels
 from tl_jax.training.phases import labels_in, phases, starts
+from tl_jax.training.prefixes import handed
 from tl_jax.training.recipe import Recipe
+from tl_jax.training.sources import starts_of
 from tl_jax.training.state import create
-from tl_jax.training.step import compiled_train_step
+from tl_jax.training.step import compiled_train_step, inputs_of
 from tl_jax.trees import by_path
 
 
-def plan_table(plan: Plan, model: Model, task: Any, recipe: Recipe, batches: TrainBatches) -> str:
+def plan_table(plan: Plan, model: Model, task: Any, recipe: Recipe, batches: TrainBatches, *, keep: bool) -> str:
     """Per group: tensors, parameters, learning rate, weight decay, optimiser bytes; then the FLOPs of a step.
 
     `model` is the plan's, in the precision that computes. Nothing is compiled or allocated: shapes are traced.
@@ -50,10 +53,10 @@ def plan_table(plan: Plan, model: Model, task: Any, recipe: Recipe, batches: Tra
     total = sum(row[1] for row in rows.values())
     trained = total - rows.get("frozen", [0, 0])[1]
     head = f"{plan.method}: {trained:,} of {total:,} parameters train ({trained / total:.2%}), from {plan.cut} up"
-    return "\n".join([head, *columns([header, *body]), _cost(plan, model, task, recipe, batches)])
+    return "\n".join([head, *columns([header, *body]), _cost(plan, model, task, recipe, batches, keep)])
 
 
-def _cost(plan: Plan, model: Model, task: Any, recipe: Recipe, batches: TrainBatches) -> str:
+def _cost(plan: Plan, model: Model, task: Any, recipe: Recipe, batches: TrainBatches, keep: bool) -> str:
     first = ""
     if plan.solver is not None:
         lengths = " or ".join(str(length) for length in batches.lengths)
@@ -67,19 +70,24 @@ def _cost(plan: Plan, model: Model, task: Any, recipe: Recipe, batches: TrainBat
     total = recipe.total(per_epoch)
     began = starts(phases(labels), total, per_epoch)
     counts = []
-    for phase in range(len(began)):
-        trained = labels_in(labels, phase)
-        step = compiled_train_step(
-            model, task.total_loss, recipe.spec, trained, accumulate=recipe.accumulate, precision=recipe.precision
-        )
+    phased = [labels_in(labels, phase) for phase in range(len(began))]
+    passes = [(end - start) / per_epoch for start, end in pairwise([*began, total])]
+    cuts = starts_of(model, phased, passes) if keep else [None] * len(began)
+    for cut, trained in zip(cuts, phased, strict=True):
+        how: dict[str, Any] = {"accumulate": recipe.accumulate, "precision": recipe.precision, "start": cut}
+        step = compiled_train_step(model, task.total_loss, recipe.spec, trained, **how)
         state = _abstract_state(plan, trained, recipe)
         hyper = recipe.hyper(recipe.rate)
-        counts += [flops(step, state, _of_shape(batches.batch(0), shape), hyper) for shape in batches.shapes]
+        for shape in batches.shapes:
+            batch = _of_shape(batches.batch(0), shape)
+            counts.append(flops(step, state, batch | _features(plan, model, cut, batch, recipe.accumulate), hyper))
     costs = f"{min(counts) / 1e9:,.3g} to {max(counts) / 1e9:,.3g}" if len(counts) > 1 else f"{counts[0] / 1e9:,.3g}"
     thaws = f"\nphases start at steps {', '.join(f'{i + 1:,}' for i in began)}" if len(began) > 1 else ""
+    named = ", ".join(dict.fromkeys(cut for cut in cuts if cut))
+    kept = f"; what is frozen below {named} is computed once" if named else ""
     return (
         f"{first}{total:,} steps ({total / per_epoch:.3g} epochs of {len(batches.examples):,} examples) of "
-        f"{_sizes(batches)}, {costs} GFLOPs each; {batches.padding:.0%} padding{thaws}"
+        f"{_sizes(batches)}, {costs} GFLOPs each; {batches.padding:.0%} padding{kept}{thaws}"
     )
 
 
@@ -98,6 +106,20 @@ def _of_shape(batch: Any, shape: tuple[int, ...]) -> dict[str, Any]:
         key: jax.ShapeDtypeStruct(shape if value.shape == old else value.shape, value.dtype)
         for key, value in batch.items()
     }
+
+
+def _features(plan: Plan, model: Model, cut: str | None, batch: dict[str, Any], accumulate: int) -> dict[str, Any]:
+    """The shapes of what stages below `cut` hand over, for a batch of these shapes."""
+    if cut is None:
+        return {}
+
+    def below(variables: Any, inputs: Any) -> Any:
+        out = model.apply(variables, inputs, stop=cut)
+        return {key: out[key] for key in handed(model, cut)}
+
+    parts = below if accumulate == 1 else jax.vmap(below, in_axes=(None, 0))
+    found: dict[str, Any] = jax.eval_shape(parts, plan.variables, inputs_of(batch))
+    return found
 
 
 def _abstract_state(plan: Plan, labels: Any, recipe: Recipe) -> Any:

@@ -39,9 +39,9 @@ class Recipe:
         """What of the optimiser is compiled in."""
         return OptimizerSpec(self.optimizer, self.clip or None)
 
-    def rows(self, train: Encoded) -> int:
-        """The examples of a micro-batch, none larger than the data."""
-        return min(self.batch_size // self.accumulate, -(-len(train) // self.accumulate))
+    def size(self, train: Encoded) -> int:
+        """The examples of a batch, none larger than the data."""
+        return min(self.batch_size, -(-len(train) // self.accumulate) * self.accumulate)
 
     def batches(
         self, train: Encoded, pad: int, *, packs: bool = False, divisor: int = 1, like: TrainBatches | None = None
@@ -56,7 +56,7 @@ class Recipe:
             return PackedBatches(train, like.batch_size, self.seed, like=like, **kwargs)
         if like is not None:
             return BucketedBatches(train, like.batch_size, self.seed, lengths=like.lengths, **kwargs)
-        size = self.rows(train) * self.accumulate
+        size = self.size(train)
         bucketed = BucketedBatches(train, size, self.seed, **kwargs)
         if packs and PackedBatches(train, size, self.seed, **kwargs).cost < bucketed.cost:  # whatever the divisor
             return PackedBatches(train, size, self.seed, divisor=divisor, **kwargs)

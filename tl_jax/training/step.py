@@ -47,6 +47,7 @@ def train_step(
     accumulate: int = 1,
     precision: str = "float32",
     placement: Placement = ANYWHERE,
+    start: str | None = None,
 ) -> Step:
     """`(state, batch, hyper) -> (state, metrics)`, pure: jit it yourself, or take `compiled_train_step`.
 
@@ -58,7 +59,8 @@ def train_step(
 
     Stages below the first that reads a trainable leaf run in evaluation mode, and so do those with statistics but no
     trainable leaf; in somebody's own network so do the norms whose parameters are frozen. The run's key is folded with
-    the step, and is the same for all micro-batches: dropout differs from example to example by their `noise`.
+    the step, and is the same for all micro-batches: dropout differs from example to example by their `noise`. With a
+    `start`, a stage below which nothing trains, the batch holds what lies below it made of the examples.
 
     `metrics` are float32 `loss_sum`, `weight`, `grad_norm` (of the mean gradient, before any clip) and bool `finite`.
     Where loss or gradient is not finite the old state is returned whole, its step too: `state.step` counts updates
@@ -68,7 +70,7 @@ def train_step(
     """
     if accumulate < 1:
         raise InputError(f"accumulate must be at least 1, not {accumulate}")
-    policy = _policy(precision)
+    policy = policy_of(precision)
     tx = optax.with_extra_args_support(tx)
 
     def step(state: State, batch: Batch, hyper: Mapping[str, Any]) -> tuple[State, dict[str, jax.Array]]:
@@ -81,7 +83,7 @@ def train_step(
             if statistics:
                 variables = {**variables, STATISTICS: statistics}
             mutable = (STATISTICS,) if statistics else ()
-            outputs = model.apply(variables, inputs_of(micro), key=key, mutable=mutable, **training)
+            outputs = model.apply(variables, inputs_of(micro), start=start, key=key, mutable=mutable, **training)
             if statistics:
                 outputs, changed = outputs
                 statistics = changed[STATISTICS]
@@ -121,16 +123,23 @@ def train_step(
     return step
 
 
-def eval_step(model: Model, loss: Loss, *, precision: str = "float32", placement: Placement = ANYWHERE) -> Evaluation:
-    """`(variables, batch) -> (outputs, {"loss_sum", "weight"})` in evaluation mode, pure.
+def eval_step(
+    model: Model,
+    loss: Loss,
+    *,
+    precision: str = "float32",
+    placement: Placement = ANYWHERE,
+    start: str | None = None,
+) -> Evaluation:
+    """`(variables, batch) -> (outputs, {"loss_sum", "weight"})` in evaluation mode, pure; `start` as in `train_step`.
 
     `outputs` are what the last stage writes (`logits`): the rest of the state is not worth its memory.
     """
-    policy = _policy(precision)
+    policy = policy_of(precision)
 
     def step(variables: Mapping[str, Any], batch: Batch) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         with policy():
-            outputs = model.apply(placement.gathered(variables), inputs_of(batch))
+            outputs = model.apply(placement.gathered(variables), inputs_of(batch), start=start)
             total, weight = loss(outputs, batch)
         written = {name: outputs[name] for name in model.stages[-1].writes}
         return placement.whole(written), {"loss_sum": total, "weight": weight}
@@ -147,6 +156,7 @@ def compiled_train_step(
     accumulate: int = 1,
     precision: str = "float32",
     placement: Placement = ANYWHERE,
+    start: str | None = None,
 ) -> Any:
     """`train_step` with `spec.build(labels)`, jitted, its state donated: one jitted function per value of all these.
 
@@ -154,12 +164,20 @@ def compiled_train_step(
     Give `hyper` as numpy float32 scalars: Python floats have a type of their own and compile again. A `loss` that is a
     function or a method of a frozen dataclass (a task) compares by value; a lambda is a new one each time.
     """
-    return _compiled_train_step(model, *_by_value(loss), spec, _hashable(labels), accumulate, precision, placement)
+    key = _hashable(labels)
+    return _compiled_train_step(model, *_by_value(loss), spec, key, accumulate, precision, placement, start)
 
 
-def compiled_eval_step(model: Model, loss: Loss, *, precision: str = "float32", placement: Placement = ANYWHERE) -> Any:
+def compiled_eval_step(
+    model: Model,
+    loss: Loss,
+    *,
+    precision: str = "float32",
+    placement: Placement = ANYWHERE,
+    start: str | None = None,
+) -> Any:
     """`eval_step`, jitted: one jitted function per value of its arguments. The batch is given as host arrays."""
-    return _compiled_eval_step(model, *_by_value(loss), precision, placement)
+    return _compiled_eval_step(model, *_by_value(loss), precision, placement, start)
 
 
 @lru_cache(maxsize=64)
@@ -172,15 +190,20 @@ def _compiled_train_step(
     accumulate: int,
     precision: str,
     placement: Placement,
+    start: str | None,
 ) -> Any:
     tx = spec.build(dict(labels))  # by path, as good as nested: labels are matched by path
-    step = train_step(model, _bound(loss, owner), tx, accumulate=accumulate, precision=precision, placement=placement)
+    how: dict[str, Any] = {"precision": precision, "placement": placement, "start": start}
+    step = train_step(model, _bound(loss, owner), tx, accumulate=accumulate, **how)
     return placement.fed(jax.jit(step, donate_argnums=0), axis=int(accumulate > 1))
 
 
 @lru_cache(maxsize=64)
-def _compiled_eval_step(model: Model, loss: Loss, owner: Any, precision: str, placement: Placement) -> Any:
-    return placement.fed(jax.jit(eval_step(model, _bound(loss, owner), precision=precision, placement=placement)))
+def _compiled_eval_step(
+    model: Model, loss: Loss, owner: Any, precision: str, placement: Placement, start: str | None
+) -> Any:
+    step = eval_step(model, _bound(loss, owner), precision=precision, placement=placement, start=start)
+    return placement.fed(jax.jit(step))
 
 
 def inputs_of(batch: Batch) -> dict[str, Any]:
@@ -209,7 +232,8 @@ def _kept(finite: jax.Array, new: State, old: State) -> State:
     return jax.tree.map(lambda n, o: n if n is o else jnp.where(finite, n, o), new, old)
 
 
-def _policy(precision: str) -> Callable[[], contextlib.AbstractContextManager[Any]]:
+def policy_of(precision: str) -> Callable[[], contextlib.AbstractContextManager[Any]]:
+    """What makes a context in which matrix products are computed as `precision` says."""
     if precision not in _PRECISIONS:
         raise InputError(f"unknown precision {precision!r}{did_you_mean(precision, _PRECISIONS)}")
     highest = _PRECISIONS[precision]

@@ -1,0 +1,166 @@
+"""Frozen work, done once: what the stages below the lowest trainable one make of each example.
+
+In evaluation mode that is a pure function of the example, so it is computed once, kept, and training starts from the
+cut. Whatever a cut hands over (`Model.live`) and stages below wrote is kept: `hidden` position by position, ragged;
+`pooled` example by example.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from tl_jax.data import Encoded, Feature, PassShape
+from tl_jax.model import Model
+from tl_jax.parallel import Placement
+from tl_jax.rules import paths
+from tl_jax.training.feature_store import Arrays, FeatureStore
+from tl_jax.training.loop import Interrupted
+from tl_jax.training.step import inputs_of, policy_of
+
+RAGGED = frozenset({"hidden"})  # the keys of the state that are by position of an example
+
+
+def handed(model: Model, cut: str) -> tuple[str, ...]:
+    """The state keys that stages from `cut` on read and stages below it wrote; none if nothing lies below."""
+    below = {key for stage in model.stages[: model.index(cut)] for key in stage.writes}
+    return tuple(key for key in model.live(cut) if key in below)
+
+
+@dataclass(frozen=True, eq=False)
+class Prefixes:
+    """The part of a model below a cut, at its pre-trained variables, and where features are kept.
+
+    `model` computes in its precision; `variables` are those that nothing below the cut will change, on the host.
+    `passing` and `pad` are how a pass over a whole set is cut; `machine` is what decides the bits beside all these.
+    With `keep` steps may start from the features.
+    """
+
+    model: Model
+    variables: Mapping[str, Any]
+    passing: PassShape
+    pad: int
+    precision: str
+    placement: Placement
+    store: FeatureStore
+    machine: Mapping[str, Any]
+    keep: bool
+    say: Callable[[str], object]
+    stop_asked: Callable[[], bool]
+
+    @cached_property
+    def _memory(self) -> FeatureStore:
+        return FeatureStore(None, self.say)
+
+    def features(self, cut: str, examples: Encoded) -> Encoded | None:
+        """The examples with what stages below `cut` make of them; None where that cannot be kept."""
+        key = self._key(cut, examples)
+        store = self.store if _nameable(self.model, cut) else self._memory
+        arrays = store.find(key)
+        if arrays is None:
+            self.say(f"features of {len(examples):,} examples, up to {cut}")
+            arrays = store.make(key, self._shapes(cut, examples), partial(self._fill, cut, examples))
+        if arrays is None:
+            return None
+        found = {name: Feature(array, ragged=name in RAGGED) for name, array in arrays.items()}
+        return replace(examples, features=found)
+
+    def pooled(self, cut: str, examples: Encoded) -> tuple[Encoded, str | None]:
+        """The examples to score once by a model of which nothing below `cut` was trained, and where to start.
+
+        With features where those are a vector an example: they are little to keep, and made by the pass that scores.
+        """
+        small = self.keep and handed(self.model, cut) == ("pooled",)
+        found = self.features(cut, examples) if small else None
+        return (examples, None) if found is None else (found, cut)
+
+    def _shapes(self, cut: str, examples: Encoded) -> dict[str, tuple[tuple[int, ...], Any]]:
+        batch = self.passing.over(examples, self.pad).batch(0)
+        out = jax.eval_shape(partial(_below, self.model, cut, self.precision, self.placement), self.variables, batch)
+        total = {name: int(examples.offsets[-1]) if name in RAGGED else len(examples) for name in out}
+        return {
+            name: ((total[name], *leaf.shape[2 if name in RAGGED else 1 :]), leaf.dtype) for name, leaf in out.items()
+        }
+
+    def _fill(self, cut: str, examples: Encoded, arrays: Arrays) -> None:
+        below = self.placement.fed(partial(_compiled, self.model, cut, self.precision, self.placement))
+        variables = self.placement.variables(self.variables)
+        place = {int(index): i for i, index in enumerate(examples.index)}
+        for batch in self.passing.over(examples, self.pad):
+            if self.stop_asked():
+                raise Interrupted("stopped before the features were there: they are made anew")
+            out = jax.device_get(below(variables, inputs_of(batch)))
+            slots = 1 if "starts" not in batch else batch["starts"].shape[1]
+            for n in np.flatnonzero(batch["weights"] > 0):
+                i = place[int(batch["index"][n])]
+                start = 0 if "starts" not in batch else int(batch["starts"].ravel()[n])
+                first, end = examples.offsets[i], examples.offsets[i + 1]
+                for name, values in out.items():
+                    if name in RAGGED:
+                        arrays[name][first:end] = values[n // slots, start : start + end - first]
+                    else:
+                        arrays[name][i] = values[n]
+
+    def _key(self, cut: str, examples: Encoded) -> str:
+        """Of all that decides the features, bit by bit."""
+        facts = [
+            _code(),
+            json.dumps(self.machine, sort_keys=True),
+            self.precision,
+            repr(self.passing),
+            str(self.pad),
+            cut,
+            *(repr((s.name, type(s.module).__name__, s.module, s.constants)) for s in self._stages(cut)),
+            *(repr(hook) for hook in self.model.hooks),
+        ]
+        digest = hashlib.sha256("\n".join(facts).encode())
+        for path, leaf in sorted(paths(self.variables).items()):
+            if self.model.first_use(path) < self.model.index(cut):
+                _add(digest, path, leaf)
+        _add(digest, "tokens", examples.tokens)
+        _add(digest, "offsets", examples.offsets)
+        if examples.token_type is not None:
+            _add(digest, "token_type", examples.token_type)
+        return digest.hexdigest()[:40]
+
+    def _stages(self, cut: str) -> Sequence[Any]:
+        return self.model.stages[: self.model.index(cut)]
+
+
+def _below(model: Model, cut: str, precision: str, placement: Placement, variables: Any, inputs: Any) -> Any:
+    with policy_of(precision)():
+        out = model.apply(placement.gathered(variables), inputs_of(inputs), stop=cut)
+    return placement.whole({key: out[key] for key in handed(model, cut)})
+
+
+_compiled = jax.jit(_below, static_argnums=(0, 1, 2, 3))
+
+
+def _nameable(model: Model, cut: str) -> bool:
+    """Whether the stages below are ours: of somebody's own code nothing tells that it is the same tomorrow."""
+    parts = [*(stage.module for stage in model.stages[: model.index(cut)]), *model.hooks]
+    return all(type(part).__module__.startswith(("tl_jax.models.", "tl_jax.methods.")) for part in parts)
+
+
+@lru_cache(maxsize=1)
+def _code() -> str:
+    """A digest of the code that computes them."""
+    root = Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    for path in sorted([*root.glob("*.py"), *(root / "models").glob("*.py"), *(root / "methods").glob("*.py")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _add(digest: Any, name: str, leaf: Any) -> None:
+    array = np.ascontiguousarray(leaf)
+    digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+    digest.update(array.data if array.dtype.kind in "iufb" else array.tobytes())
