@@ -25,7 +25,7 @@ ORDER = (
     ("manifest",),
     ("run_folder", "assembly", "compilation"),
     ("preparation",),
-    ("report", "export"),
+    ("report", "export", "sweeping"),
     ("run",),
     ("finetuning", "loading"),
     ("estimation", "analysis"),

@@ -26,6 +26,7 @@ class Assembly:
     task: Any
     model: Model  # the plan's, computing in the run's precision
     stored: frozenset[str]
+    dtype: Any = None  # what it computes in, where that is not the parameters' own
 
     @classmethod
     def of(cls, plan: Plan, task: Any, *, precision: str, loaded: Mapping[str, Any] | None) -> Assembly:
@@ -38,7 +39,13 @@ class Assembly:
             if path not in known or labels.get(path) is not FROZEN  # statistics have no label, and may change
         )
         dtype = _COMPUTE[precision]
-        return cls(plan, task, plan.model if dtype is None else plan.model.cast(dtype), stored)
+        return cls(plan, task, plan.model if dtype is None else plan.model.cast(dtype), stored, dtype)
+
+    def again(self, plan: Plan) -> Assembly:
+        """The same with another plan over some of its leaves, the same of which train."""
+        stored = self.stored & frozenset(paths(plan.variables))
+        model = plan.model if self.dtype is None else plan.model.cast(self.dtype)
+        return Assembly(plan, self.task, model, stored, self.dtype)
 
 
 def make_plan(model: Model, variables: Mapping[str, Any], task: Any, method: str | Method, *, seed: int) -> Plan:

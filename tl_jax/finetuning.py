@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from tl_jax.assembly import stored_leaves, with_stored
 from tl_jax.errors import InputError
 from tl_jax.run import Run
 from tl_jax.run_folder import RunFolder
+from tl_jax.sweeping import settled
 from tl_jax.training.checkpoint import Checkpoints
 from tl_jax.training.events import Events
 from tl_jax.training.fitting import fit
@@ -64,22 +66,25 @@ def finetune(
                 events.message(
                     f"note: this is another kind of machine ({changed}), so the bits will differ from here on"
                 )
-        made, keep = job.assembly, not experiment.no_cache
-        table = plan_table(made.plan, made.model, made.task, job.recipe, job.train, keep=keep)
         if dry_run:
-            return table
-        events.message(table)
-        checkpoints = Checkpoints(place.checkpoints, say=events.message)
-        if going_on and place.finished and (run := _opened(place, job, checkpoints, quiet)):
-            events.message(f"{place.path} is finished already")
-            return run
+            return _table(job)
         with Interrupt() as interrupt:
+
+            def stop_asked() -> bool:
+                return interrupt.requested
+
+            known = place.method() if going_on else None
+            job, prefixes = _settled(job, events.message, stop_asked, known)
+            events.message(_table(job))
+            checkpoints = Checkpoints(place.checkpoints, say=events.message)
+            if going_on and place.finished and (run := _opened(place, job, checkpoints, quiet)):
+                events.message(f"{place.path} is finished already")
+                return run
             if not going_on:
                 place.begin(experiment, job.manifest)
             elif place.finished:  # its best checkpoint was damaged: until that is made anew, the run is not finished
                 place.summary_file.unlink()
             events.log_to(place.metrics_file)
-            prefixes = job.prefixes(job.assembly, events.message, lambda: interrupt.requested)
             record = fit(
                 job.assembly.plan,
                 job.assembly.model,
@@ -91,7 +96,7 @@ def finetune(
                 stored=lambda variables: stored_leaves(job.assembly, variables),
                 checkpoints=checkpoints,
                 events=events,
-                stop_asked=lambda: interrupt.requested,
+                stop_asked=stop_asked,
                 where=job.where,
                 placement=job.placement,
             )
@@ -102,6 +107,21 @@ def finetune(
             )
         place.finish(_summary(job, run, prefixes, record))
         return run
+
+
+def _settled(
+    job: preparation.Job, say: Callable[[str], object], stop_asked: Callable[[], bool], known: str | None
+) -> tuple[preparation.Job, Prefixes]:
+    """The job with a method that leaves nothing open, which its manifest names, and what is frozen."""
+    seed, examples = job.experiment.seed, job.train.examples
+    assembly, prefixes = settled(job, job.assembly, examples, say, stop_asked, seed=seed, known=known)
+    manifest = {**job.manifest, "method": str(assembly.plan.method)}
+    return replace(job, assembly=assembly, manifest=manifest), prefixes
+
+
+def _table(job: preparation.Job) -> str:
+    made, keep = job.assembly, not job.experiment.no_cache
+    return plan_table(made.plan, made.model, made.task, job.recipe, job.train, keep=keep)
 
 
 def _opened(place: RunFolder, job: preparation.Job, checkpoints: Checkpoints, quiet: bool) -> Run | None:

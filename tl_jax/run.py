@@ -53,7 +53,8 @@ def open_run(folder: str | Path, *, model: Any = None, task: Any = None, say: Sa
     if task is None and manifest["loss"]:
         say(f"the run was trained with a loss of its own, {manifest['loss']}; here the loss is the task's")
     task = (task or task_class(manifest["task"])()).with_labels(labels)
-    plan = make_plan(loaded, variables, task, experiment.method or "", seed=experiment.seed)
+    method = place.method() or experiment.method or ""
+    plan = make_plan(loaded, variables, task, method, seed=experiment.seed)
     memory = not manifest["model"]["files"]
     assembly = Assembly.of(plan, task, precision=experiment.precision, loaded=None if memory else variables)
     leaves = _leaves(Checkpoints(place.checkpoints, say=say), assembly, folder, say)

@@ -35,6 +35,11 @@ class RunFolder:
         """Whether there is something to go on with; a run killed while `begin` wrote it has nothing yet."""
         return self.is_run and self.manifest_file.is_file()
 
+    def method(self) -> str | None:
+        """The method that leaves nothing open, as the manifest has it; None in runs from before it did."""
+        found = read_json(self.manifest_file).get("method")
+        return None if found is None else str(found)
+
     @property
     def finished(self) -> bool:
         return self.begun and self.summary_file.is_file()

@@ -21,6 +21,7 @@ from tl_jax.methods import Method, Plan
 from tl_jax.model import Model
 from tl_jax.preparation import Job, Request, check_settings, prepare, recipe_of
 from tl_jax.rules import paths
+from tl_jax.sweeping import settled
 from tl_jax.training.evaluation import evaluate
 from tl_jax.training.events import Events
 from tl_jax.training.fitting import fit
@@ -152,10 +153,11 @@ class Bench:
     def run(self, cell: Cell, stop_asked: Callable[[], bool]) -> Scored:
         """Train and score one cell. Raises `Diverged`, and `Interrupted` when `stop_asked`."""
         ready = self._ready(cell)
-        assembly, recipe, batches = ready.assembly, ready.recipe, ready.batches
+        recipe, batches = ready.recipe, ready.batches
         placement = self.job.placement
         store = InMemory()
-        prefixes = self.job.prefixes(assembly, _silent, stop_asked)
+        seed = cell.seed
+        assembly, prefixes = settled(self.job, ready.assembly, batches.examples, _silent, stop_asked, seed=seed)
         with Events(quiet=True) as events:
             record = fit(
                 assembly.plan,

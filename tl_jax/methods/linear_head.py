@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 
@@ -14,16 +14,23 @@ from tl_jax.methods.spec import Spec
 from tl_jax.model import Model, State, Variables
 from tl_jax.rules import Rule, paths
 
+AUTO = "auto"
+
 
 @dataclass(frozen=True)
 class Probe(Spec):
     """A linear head alone, solved to convergence on the frozen features (the linear probe of Alain & Bengio 2016).
 
-    `C` is the inverse strength of the L2 penalty, as in scikit-learn's `LogisticRegression`; see `LinearSolver`. Raises
-    `InputError` if the model's head is not one kernel and one bias.
+    `C` is the inverse strength of the L2 penalty, as in scikit-learn's `LogisticRegression`; see `LinearSolver`, also
+    for `standardize`. `at` names the stage from which on the chain is left out: `at=layers_4` pools what `layers_3`
+    writes. `at=auto` has cut and strength chosen by cross-validation within the training examples, on standardised
+    features. Raises `InputError` if the model's head is not one kernel and one bias, and for a stage at which it cannot
+    be cut.
     """
 
     C: float = 1.0
+    at: str | None = None
+    standardize: bool | None = None
     name: ClassVar[str] = "probe"
 
     def __post_init__(self) -> None:
@@ -32,8 +39,37 @@ class Probe(Spec):
 
     def __call__(self, model: Model, variables: Variables, key: jax.Array, inputs: State | None = None) -> Plan:
         variables = _with_linear_head(self, model, variables, key, inputs)
+        if self.at == AUTO:
+            cuts(model)
+        elif self.at is not None:
+            model, variables = _truncated(model, variables, self.at)
         rules = (Rule(under("head"), HEAD), REST_FROZEN)
-        return Plan(model, variables, rules, self, LinearSolver(float(self.C)), stepped=False)
+        return Plan(model, variables, rules, self, LinearSolver(float(self.C), bool(self.standardize)), stepped=False)
+
+
+def cuts(model: Model) -> tuple[str, ...]:
+    """Where a probe can cut the chain: before each stage between the first and the one that pools, and before that."""
+    pooled = next((i for i, stage in enumerate(model.stages) if "pooled" in stage.writes), 0)
+    reads = set(model.stages[pooled].reads)
+    found = tuple(model.names[i] for i in range(1, pooled + 1) if reads & set(model.stages[i - 1].writes))
+    if not found:
+        raise InputError("this model is not a chain of layers with a pooling behind: there is nothing to cut")
+    return found
+
+
+def _truncated(model: Model, variables: Variables, at: str) -> tuple[Model, dict[str, Any]]:
+    """The chain without the stages from `at` up to the one that pools, and the variables without theirs."""
+    model.index(at)
+    if at not in (there := cuts(model)):
+        raise InputError(f"probe: the chain cannot be cut at {at}; it can at {', '.join(there)}, or auto")
+    pooled = next(i for i, stage in enumerate(model.stages) if "pooled" in stage.writes)
+    shorter = model.attach(*model.stages[pooled:], at=at)
+    homes = {stage.home for stage in shorter.stages}
+    kept = {
+        collection: {home: leaves for home, leaves in tree.items() if home in homes}
+        for collection, tree in variables.items()
+    }
+    return shorter, kept
 
 
 @dataclass(frozen=True)

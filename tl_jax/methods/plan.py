@@ -37,10 +37,12 @@ class LinearSolver:
     """The head is solved to convergence on the frozen features, not stepped: regularised logistic regression.
 
     It minimises `½‖W‖² + C Σ loss`, the bias free, as scikit-learn's `LogisticRegression(C)` does: the softmax loss
-    over three classes or more, the logistic loss with one weight vector over two.
+    over three classes or more, the logistic loss with one weight vector over two. With `standardize` it does so on
+    features of mean 0 and deviation 1, and the solution is put in terms of the features as they are.
     """
 
     C: float = 1.0
+    standardize: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from tl_jax.data import Encoded, TrainBatches
 from tl_jax.methods import Plan
 from tl_jax.model import Model
 from tl_jax.parallel import ANYWHERE, Placement
+from tl_jax.training.choosing import standardised
 from tl_jax.training.convex import logistic_regression
 from tl_jax.training.defaults import epochs_between
 from tl_jax.training.events import Events
@@ -171,9 +172,13 @@ def _training_key(seed: int) -> jax.Array:
 def _solved(plan: Plan, task: Any, pooled: Any, examples: Encoded, events: Events) -> dict[str, Any]:
     """The plan's variables with the head solved on `pooled` `[N, D]`, the features of the training examples."""
     assert plan.solver is not None
-    kernel, bias, convergence = logistic_regression(
-        np.asarray(pooled), examples.targets, len(task.labels), strength=plan.solver.C
-    )
+    x = np.asarray(pooled, np.float64)
+    mean, deviation = np.zeros(x.shape[1]), np.ones(x.shape[1])
+    if plan.solver.standardize:
+        x, mean, deviation = standardised(x)
+    kernel, bias, convergence = logistic_regression(x, examples.targets, len(task.labels), strength=plan.solver.C)
+    kernel = kernel / deviation[:, None]
+    bias = bias - mean @ kernel
     events.message(f"head solved in {convergence.iterations} iterations")
     head = {"kernel": kernel.astype(np.float32), "bias": bias.astype(np.float32)}
     params = {**plan.variables["params"], "head": head}

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from tl_jax.data import Encoded, Feature, PassShape
+from tl_jax.methods.linear_head import cuts
 from tl_jax.model import Model
 from tl_jax.parallel import Placement
 from tl_jax.rules import paths
@@ -55,6 +56,7 @@ class Prefixes:
     keep: bool
     say: Callable[[str], object]
     stop_asked: Callable[[], bool]
+    swept: tuple[Prefixes, str] | None = None  # of a probe whose cut was chosen: what all cuts were computed by, and it
 
     @cached_property
     def _memory(self) -> FeatureStore:
@@ -62,16 +64,28 @@ class Prefixes:
 
     def features(self, cut: str, examples: Encoded) -> Encoded | None:
         """The examples with what stages below `cut` make of them; None where that cannot be kept."""
-        key = self._key(cut, examples)
-        store = self.store if _nameable(self.model, cut) else self._memory
-        arrays = store.find(key)
-        if arrays is None:
-            self.say(f"features of {len(examples):,} examples, up to {cut}")
-            arrays = store.make(key, self._shapes(cut, examples), partial(self._fill, cut, examples))
+        if self.swept is not None:
+            whole, at = self.swept
+            swept = whole.sweep(examples)
+            return None if swept is None else replace(examples, features={"pooled": Feature(swept[at], ragged=False)})
+        arrays = self._kept(cut, examples)
         if arrays is None:
             return None
         found = {name: Feature(array, ragged=name in RAGGED) for name, array in arrays.items()}
         return replace(examples, features=found)
+
+    def sweep(self, examples: Encoded) -> Arrays | None:
+        """`pooled` at every cut of the chain, `{cut: [N, D]}`, from one pass; None where that cannot be kept."""
+        return self._kept("head", examples, sweep=True)
+
+    def _kept(self, cut: str, examples: Encoded, *, sweep: bool = False) -> Arrays | None:
+        key = self._key(cut, sweep, examples)
+        store = self.store if _nameable(self.model, cut) else self._memory
+        arrays = store.find(key)
+        if arrays is None:
+            self.say(f"features of {len(examples):,} examples, {'at every cut' if sweep else f'up to {cut}'}")
+            arrays = store.make(key, self._shapes(cut, sweep, examples), partial(self._fill, cut, sweep, examples))
+        return arrays
 
     def pooled(self, cut: str, examples: Encoded) -> tuple[Encoded, str | None]:
         """The examples to score once by a model of which nothing below `cut` was trained, and where to start.
@@ -82,16 +96,16 @@ class Prefixes:
         found = self.features(cut, examples) if small else None
         return (examples, None) if found is None else (found, cut)
 
-    def _shapes(self, cut: str, examples: Encoded) -> dict[str, tuple[tuple[int, ...], Any]]:
+    def _shapes(self, cut: str, sweep: bool, examples: Encoded) -> dict[str, tuple[tuple[int, ...], Any]]:
         batch = self.passing.over(examples, self.pad).batch(0)
-        out = jax.eval_shape(partial(_below, self.model, cut, self.precision, self.placement), self.variables, batch)
+        below = partial(_below, self.model, cut, sweep, self.precision, self.placement)
+        out = jax.eval_shape(below, self.variables, inputs_of(batch))
         total = {name: int(examples.offsets[-1]) if name in RAGGED else len(examples) for name in out}
-        return {
-            name: ((total[name], *leaf.shape[2 if name in RAGGED else 1 :]), leaf.dtype) for name, leaf in out.items()
-        }
+        tail = {name: leaf.shape[2 if name in RAGGED else 1 :] for name, leaf in out.items()}
+        return {name: ((total[name], *tail[name]), leaf.dtype) for name, leaf in out.items()}
 
-    def _fill(self, cut: str, examples: Encoded, arrays: Arrays) -> None:
-        below = self.placement.fed(partial(_compiled, self.model, cut, self.precision, self.placement))
+    def _fill(self, cut: str, sweep: bool, examples: Encoded, arrays: Arrays) -> None:
+        below = self.placement.fed(partial(_compiled, self.model, cut, sweep, self.precision, self.placement))
         variables = self.placement.variables(self.variables)
         place = {int(index): i for i, index in enumerate(examples.index)}
         for batch in self.passing.over(examples, self.pad):
@@ -109,7 +123,7 @@ class Prefixes:
                     else:
                         arrays[name][i] = values[n]
 
-    def _key(self, cut: str, examples: Encoded) -> str:
+    def _key(self, cut: str, sweep: bool, examples: Encoded) -> str:
         """Of all that decides the features, bit by bit."""
         facts = [
             _code(),
@@ -117,7 +131,7 @@ class Prefixes:
             self.precision,
             repr(self.passing),
             str(self.pad),
-            cut,
+            f"{cut} {sweep}",
             *(repr((s.name, type(s.module).__name__, s.module, s.constants)) for s in self._stages(cut)),
             *(repr(hook) for hook in self.model.hooks),
         ]
@@ -135,13 +149,24 @@ class Prefixes:
         return self.model.stages[: self.model.index(cut)]
 
 
-def _below(model: Model, cut: str, precision: str, placement: Placement, variables: Any, inputs: Any) -> Any:
+def _below(
+    model: Model, cut: str, sweep: bool, precision: str, placement: Placement, variables: Any, inputs: Any
+) -> dict[str, Any]:
+    """What stages below `cut` hand over; in a sweep what is pooled at each cut, by its name."""
     with policy_of(precision)():
-        out = model.apply(placement.gathered(variables), inputs_of(inputs), stop=cut)
-    return placement.whole({key: out[key] for key in handed(model, cut)})
+        variables = placement.gathered(variables)
+        if not sweep:
+            out = model.apply(variables, inputs, stop=cut)
+            return {key: placement.whole(out[key]) for key in handed(model, cut)}
+        *_, pooler = places = cuts(model)
+        found, state, at = {}, inputs, None
+        for place in places:
+            state, at = model.apply(variables, state, start=at, stop=place), place
+            found[place] = placement.whole(model.apply(variables, state, start=pooler, stop=cut)["pooled"])
+        return found
 
 
-_compiled = jax.jit(_below, static_argnums=(0, 1, 2, 3))
+_compiled = jax.jit(_below, static_argnums=(0, 1, 2, 3, 4))
 
 
 def _nameable(model: Model, cut: str) -> bool:
