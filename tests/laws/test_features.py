@@ -63,6 +63,22 @@ def test_losses_agree_with_those_of_steps_that_compute_everything(
     assert summary["metrics"]["loss"] == pytest.approx(plain.summary["metrics"]["loss"], rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("method", "changes", "said"),
+    [
+        ("last_layers:k=1", {"epochs": 2}, "; what is frozen below layers_1 is computed once"),
+        ("last_layers:k=1", {"epochs": 1}, "; what is frozen below layers_1 is computed in every step: one pass, or"),
+        ("last_layers:k=1", {"epochs": 2, "no_cache": True}, "is computed in every step: one pass, or --no-cache"),
+        ("gradual_unfreezing", {"epochs": 4}, "; what is frozen below layers_1 is computed once"),
+        ("lora:rank=2", {"epochs": 2}, ""),  # nothing but embeddings lies below
+        ("full", {"epochs": 2}, ""),
+    ],
+)
+def test_the_plan_says_whether_it_is_done_once(method: str, changes: Any, said: str, tiny: Tiny) -> None:
+    table = tl.finetune(tiny.mean, tiny.train, method=method, dry_run=True, quiet=True, **changes)
+    assert said in table and ("frozen below" in table) == bool(said)
+
+
 def test_what_features_depend_on(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passes: list[str]
 ) -> None:

@@ -15,6 +15,7 @@ from tl_jax.data import Encoded, TrainBatches
 from tl_jax.methods import Plan
 from tl_jax.model import Model
 from tl_jax.parallel import ANYWHERE, Placement
+from tl_jax.training.ahead import Ahead
 from tl_jax.training.choosing import standardised
 from tl_jax.training.convex import logistic_regression
 from tl_jax.training.defaults import epochs_between
@@ -113,30 +114,38 @@ def fit(
     state = placement.state(state, variables)
     if found is not None:
         state = from_flat(state, found.arrays)
-    loop = Loop(
-        step=step,
-        starts=phase_starts,
-        thaw=thawed,
-        batch=lambda i: source(phase_at(phase_starts, i)).train.batch(i),
-        rate=recipe.rates(total),
-        hyper=recipe.hyper,
-        total=total,
-        per_epoch=train.steps_per_epoch,
-        shapes=len(train.shapes) * len(phase_starts),
-        validate=None if validation is None else validate,
-        validate_every=1 if validation is None else epochs_between(len(train.examples), len(validation)),
-        monitor=task.monitor,
-        patience=recipe.patience,
-        snapshot=to_flat,
-        result=lambda state: stored(variables_of(state)),
-        checkpoints=checkpoints,
-        events=events,
-        stop_asked=stop_asked,
-        where=where,
-    )
-    if plan.solver is not None and found is None and validation is not None:
-        loop.evaluate(0, state, memory)  # where steps only make the solved head worse, it is the result
-    state, memory, compiled = loop.run(state, memory)
+
+    def made(i: int) -> Mapping[str, Any]:
+        return source(phase_at(phase_starts, i)).train.batch(i)
+
+    def phase_end(i: int) -> int:
+        return next((start for start in phase_starts if start > i), total)
+
+    with Ahead(made, phase_end) as batch:
+        loop = Loop(
+            step=step,
+            starts=phase_starts,
+            thaw=thawed,
+            batch=batch,
+            rate=recipe.rates(total),
+            hyper=recipe.hyper,
+            total=total,
+            per_epoch=train.steps_per_epoch,
+            shapes=len(train.shapes) * len(phase_starts),
+            validate=None if validation is None else validate,
+            validate_every=1 if validation is None else epochs_between(len(train.examples), len(validation)),
+            monitor=task.monitor,
+            patience=recipe.patience,
+            snapshot=to_flat,
+            result=lambda state: stored(variables_of(state)),
+            checkpoints=checkpoints,
+            events=events,
+            stop_asked=stop_asked,
+            where=where,
+        )
+        if plan.solver is not None and found is None and validation is not None:
+            loop.evaluate(0, state, memory)  # where steps only make the solved head worse, it is the result
+        state, memory, compiled = loop.run(state, memory)
     steps, seconds = int(state.step), time.monotonic() - began
     events.finished(step=steps, seconds=seconds)
     return {

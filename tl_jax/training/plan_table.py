@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -83,12 +84,20 @@ def _cost(plan: Plan, model: Model, task: Any, recipe: Recipe, batches: TrainBat
             counts.append(flops(step, state, batch | _features(plan, model, cut, batch, recipe.accumulate), hyper))
     costs = f"{min(counts) / 1e9:,.3g} to {max(counts) / 1e9:,.3g}" if len(counts) > 1 else f"{counts[0] / 1e9:,.3g}"
     thaws = f"\nphases start at steps {', '.join(f'{i + 1:,}' for i in began)}" if len(began) > 1 else ""
-    named = ", ".join(dict.fromkeys(cut for cut in cuts if cut))
-    kept = f"; what is frozen below {named} is computed once" if named else ""
+    kept = _said_of_features(cuts, starts_of(model, phased, [2.0] * len(phased)))
     return (
         f"{first}{total:,} steps ({total / per_epoch:.3g} epochs of {len(batches.examples):,} examples) of "
         f"{_sizes(batches)}, {costs} GFLOPs each; {batches.padding:.0%} padding{kept}{thaws}"
     )
+
+
+def _said_of_features(cuts: Sequence[str | None], possible: Sequence[str | None]) -> str:
+    """Whether frozen work is done once, or why not; nothing where nothing is frozen for long."""
+    named = ", ".join(dict.fromkeys(cut for cut in cuts if cut))
+    if named:
+        return f"; what is frozen below {named} is computed once"
+    frozen = next((cut for cut in possible if cut), None)
+    return f"; what is frozen below {frozen} is computed in every step: one pass, or --no-cache" if frozen else ""
 
 
 def _sizes(batches: TrainBatches) -> str:
