@@ -15,7 +15,7 @@ help:
 	@echo "make test      the tests, but for those that take minutes"
 	@echo "make test-all  every test"
 	@echo "make lint      ruff check, ruff format, mypy"
-	@echo "make bench     start-up times, and speed and memory beside transformers' Trainer: an hour"
+	@echo "make bench     start-up times, the parts of a step, and speed and memory beside transformers' Trainer: an hour"
 	@echo "make clean     remove environments, caches and runs"
 
 # ------------------------------------------------------------------------------------------------------ what is done
@@ -73,7 +73,7 @@ clean:
 .venv-bench/filled: Makefile
 	$(call venv,.venv-bench)
 	@.venv-bench/bin/python $(INSTALL) torch==2.13.0
-	@.venv-bench/bin/python $(INSTALL) 'transformers>=5.4,<6' 'accelerate>=1.10' 'peft>=0.18'
+	@.venv-bench/bin/python $(INSTALL) 'transformers>=5.4,<6' 'accelerate>=1.10'
 	@touch $@
 
 define venv

@@ -5,6 +5,8 @@
 prints the accuracy on the 872 dev sentences by method, mean and range over seeds 0, 1, 2 (or the seeds given after
 MODEL). A finished run is not run again, and a stopped one goes on, so it can be printed in parts.
 
+(before examples shared rows, which draws other batches)
+
     method           accuracy          range
     probe               78.9%    78.9% 78.9%
     last_layers:k=2     85.1%    84.3% 85.4%

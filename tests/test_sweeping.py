@@ -9,6 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 import tl_jax as tl
 from tests import tiny as files
@@ -45,6 +48,21 @@ def test_the_cut_before_the_pooler_is_the_probe(tiny: Tiny, tmp_path: Path) -> N
     last, plain = files.tune(tiny, tmp_path / "a", "probe:at=pooler"), files.tune(tiny, tmp_path / "b", "probe")
     assert last.summary["metrics"] == plain.summary["metrics"]
     assert files.digests(last.variables["params"]["head"]) == files.digests(plain.variables["params"]["head"])
+
+
+def test_standardised_features_are_solved_as_scikit_learn_does(tiny: Tiny, tmp_path: Path) -> None:
+    """And the head is put in terms of the features as they are."""
+    texts, labels = zip(*files.messages(120), strict=True)
+    given = {"method": "probe:C=0.05,standardize=true", "quiet": True}
+    rows = list(zip(texts, labels, strict=True))
+    run = tl.finetune(tiny.mean, {"train": rows, "validation": rows[:12]}, out=tmp_path / "run", **given)
+    whole, variables = tl.load(tiny.mean)
+    pooled = np.asarray(whole.apply(variables, whole.processor(list(texts)))["pooled"], np.float64)
+    reference = make_pipeline(StandardScaler(), LogisticRegression(C=0.05, tol=1e-10, max_iter=10_000)).fit(
+        pooled, labels
+    )
+    found = [list(answer["probabilities"].values()) for answer in run.predict(list(texts))]
+    np.testing.assert_allclose(found, reference.predict_proba(pooled), atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ def keep_freed_memory() -> bool:
     """Tell glibc's malloc not to give memory back to the system; whether it was told.
 
     XLA on a CPU allocates the temporary arrays of a step anew each time, some hundred megabytes. By default they come
-    from the system and go back to it, and the kernel clears every page again: a quarter of a step (`make bench`).
-    Peak memory stays what it was. Works best before JAX starts its threads, which then share one heap. Does nothing
-    where malloc is not glibc's, or where the environment sets it up already (`MALLOC_…`, `GLIBC_TUNABLES`).
+    from the system and go back to it, and the kernel clears every page again. Works best before JAX starts its threads,
+    which then share one heap. Does nothing where malloc is not glibc's, or where the environment sets it up already
+    (`MALLOC_…`, `GLIBC_TUNABLES`).
     """
     if sys.platform != "linux" or any(name in os.environ for name in _OWN):
         return False

@@ -12,8 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tl_jax import __version__, pretrained
 from tl_jax import data as data_room
 from tl_jax.assembly import Assembly, make_plan
@@ -33,6 +31,7 @@ from tl_jax.training.examples import prepare as encode
 from tl_jax.training.feature_store import FeatureStore
 from tl_jax.training.prefixes import Prefixes
 from tl_jax.training.recipe import Recipe
+from tl_jax.trees import add_leaf
 
 Say = Callable[[str], object]
 _IN_MEMORY = "in memory"  # what an object is called in an experiment
@@ -299,8 +298,7 @@ def digest(variables: Mapping[str, Any]) -> str:
     """A SHA-256 in hex of every leaf: weights in memory have no files to be known by."""
     digest = hashlib.sha256()
     for path, leaf in sorted(paths(variables).items()):
-        array = np.ascontiguousarray(leaf)
-        digest.update(f"{path} {array.dtype} {array.shape}\n".encode() + array.tobytes())
+        add_leaf(digest, path, leaf)
     return digest.hexdigest()
 
 

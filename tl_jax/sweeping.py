@@ -49,12 +49,11 @@ def settled(
         chosen = Probe(C=choice.strength, at=choice.cut, standardize=True)
         say(f"chosen: {chosen}")
     assert isinstance(chosen, Probe) and chosen.at is not None
-    settled = with_method(assembly, chosen)
-    swept = (prefixes, chosen.at)
-    return settled, replace(prefixes, model=settled.model, variables=settled.plan.variables, swept=swept)
+    made = _with_method(assembly, chosen)
+    return made, replace(prefixes, model=made.model, variables=made.plan.variables, swept=(prefixes, chosen.at))
 
 
-def with_method(assembly: Assembly, method: Method) -> Assembly:
+def _with_method(assembly: Assembly, method: Method) -> Assembly:
     """The same model and task with another method; the head has its values already."""
     plan = method(assembly.plan.model, assembly.plan.variables, jax.random.key(0))
     return assembly.again(plan)

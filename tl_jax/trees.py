@@ -1,10 +1,11 @@
-"""The leaves of any pytree by path, as `outer/inner`: JAX's key paths in the form that rules see."""
+"""The leaves of any pytree by path, as `outer/inner`: JAX's key paths in the form that rules see; and their digest."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import jax
+import numpy as np
 
 
 def by_path(tree: Any, *, holes: bool = False) -> dict[str, Any]:
@@ -16,3 +17,9 @@ def by_path(tree: Any, *, holes: bool = False) -> dict[str, Any]:
 def path_name(path: Any) -> str:
     """A JAX key path as `outer/inner`."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def add_leaf(digest: Any, path: str, leaf: Any) -> None:
+    """Let a `hashlib` digest see a leaf: its path, dtype, shape and bytes."""
+    array = np.ascontiguousarray(leaf)
+    digest.update(f"{path} {array.dtype} {array.shape}\n".encode() + array.tobytes())

@@ -156,9 +156,9 @@ class Bench:
         recipe, batches = ready.recipe, ready.batches
         placement = self.job.placement
         store = InMemory()
-        seed = cell.seed
-        assembly, prefixes = settled(self.job, ready.assembly, batches.examples, _silent, stop_asked, seed=seed)
-        with Events(quiet=True) as events:
+        with Events(quiet=True) as events:  # cells have no voice of their own
+            say, drawn = events.message, batches.examples
+            assembly, prefixes = settled(self.job, ready.assembly, drawn, say, stop_asked, seed=cell.seed)
             record = fit(
                 assembly.plan,
                 assembly.model,
@@ -209,10 +209,6 @@ class Bench:
         batches = self.batches(cell.shots, cell.seed, recipe)
         check_settings(plan, recipe, self.task, batches)
         return _Ready(assembly, recipe, batches)
-
-
-def _silent(text: str) -> None:
-    """Cells have no voice of their own."""
 
 
 def _trained(plan: Plan) -> int:

@@ -26,6 +26,7 @@ from tl_jax.rules import paths
 from tl_jax.training.feature_store import Arrays, FeatureStore
 from tl_jax.training.loop import Interrupted
 from tl_jax.training.step import inputs_of, policy_of
+from tl_jax.trees import add_leaf
 
 RAGGED = frozenset({"hidden"})  # the keys of the state that are by position of an example
 
@@ -138,11 +139,11 @@ class Prefixes:
         digest = hashlib.sha256("\n".join(facts).encode())
         for path, leaf in sorted(paths(self.variables).items()):
             if self.model.first_use(path) < self.model.index(cut):
-                _add(digest, path, leaf)
-        _add(digest, "tokens", examples.tokens)
-        _add(digest, "offsets", examples.offsets)
+                add_leaf(digest, path, leaf)
+        add_leaf(digest, "tokens", examples.tokens)
+        add_leaf(digest, "offsets", examples.offsets)
         if examples.token_type is not None:
-            _add(digest, "token_type", examples.token_type)
+            add_leaf(digest, "token_type", examples.token_type)
         return digest.hexdigest()[:40]
 
     def _stages(self, cut: str) -> Sequence[Any]:
@@ -183,9 +184,3 @@ def _code() -> str:
     for path in sorted([*root.glob("*.py"), *(root / "models").glob("*.py"), *(root / "methods").glob("*.py")]):
         digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-def _add(digest: Any, name: str, leaf: Any) -> None:
-    array = np.ascontiguousarray(leaf)
-    digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-    digest.update(array.data if array.dtype.kind in "iufb" else array.tobytes())
