@@ -1,7 +1,7 @@
 """Where to cut and how strongly to regularise a linear probe, by cross-validation inside the training examples.
 
 All folds and strengths of a cut are one problem: kernels side by side, one matrix product for all of them, an objective
-that is the sum of theirs. L-BFGS on standardised features takes about as long for two dozen fits as for a few.
+that is the sum of theirs, minimised by L-BFGS on standardised features in the metric of a Hessian.
 """
 
 from __future__ import annotations
@@ -71,10 +71,10 @@ def held_out(
     for i in range(0, len(strengths), together):
         some = strengths[i : i + together]
         logits = x @ _fits(x, targets, classes, fold, some)
-        logits = logits.reshape(len(x), len(some), count, classes)[np.arange(len(x)), :, fold]  # [N, strengths, C]
+        logits = logits.reshape(len(x), classes, len(some), count)[np.arange(len(x)), ..., fold]  # [N, C, strengths]
         likelihood = logits - _logsumexp(logits)
-        right = (logits.argmax(-1) == targets[:, None]).mean(0)
-        loss = -likelihood[np.arange(len(x)), :, targets].mean(0)
+        right = (logits.argmax(1) == targets[:, None]).mean(0)
+        loss = -likelihood[np.arange(len(x)), targets].mean(0)
         scores |= {s: (float(a), -float(b)) for s, a, b in zip(some, right, loss, strict=True)}
     return scores
 
@@ -90,41 +90,59 @@ def standardised(x: Array) -> tuple[Array, Array, Array]:
 
 
 def _fits(x: Array, targets: Array, classes: int, fold: Array, strengths: Sequence[float]) -> Array:
-    """The kernels `[D + 1, strengths · folds · classes]` that minimise the sum of all objectives.
+    """The kernels `[D + 1, classes · strengths · folds]` that minimise the sum of all objectives.
 
-    That of a block is scikit-learn's over the examples outside its fold, divided by their number and times C.
+    That of a block, a strength and a fold, is scikit-learn's over the examples outside the fold, divided by their
+    number and times C.
     """
+    from scipy.linalg import solve_triangular
     from scipy.optimize import minimize
 
-    count = int(fold.max()) + 1
+    count, size = int(fold.max()) + 1, len(strengths)
     seen = (fold[:, None] != np.arange(count)).astype(np.float32)  # [N, folds]
-    share = np.tile(seen / seen.sum(0), (1, len(strengths)))[..., None]  # [N, blocks, 1]
-    wanted = np.zeros((len(x), 1, classes), np.float32)
-    wanted[np.arange(len(x)), 0, targets] = 1
+    share = np.tile(seen / seen.sum(0), size)[:, None]  # [N, 1, blocks]
+    here = np.arange(len(x)), targets
     # As in `logistic_regression`: scikit-learn's one column for two classes is penalised half as much as our two are.
-    pull = np.repeat([(2 if classes == 2 else 1) / strength for strength in strengths], count) / np.tile(
-        seen.sum(0), len(strengths)
-    )
-    penalty = np.repeat(pull, classes).astype(np.float32) * np.ones((x.shape[1], 1), np.float32)
+    pull = (2 if classes == 2 else 1) / np.repeat(strengths, count) / np.tile(seen.sum(0), size)
+    penalty = np.broadcast_to(pull, (x.shape[1], classes, pull.size)).astype(np.float32)
     penalty[-1] = _BIAS
-    shape = (x.shape[1], len(strengths) * count * classes)
+    # In the metric of a Hessian like those of its blocks, one a strength, tens of steps are enough.
+    shape = (x.shape[1], classes, size, count)
+    factors = _factors(x, targets, classes, penalty.reshape(shape)[..., 0, :, 0])
+
+    def solved(values: Array, transposed: int) -> Array:
+        found = np.empty(shape, np.float32)
+        for i, factor in enumerate(factors):
+            flat = values[:, :, i].reshape(shape[0], -1)
+            found[:, :, i] = solve_triangular(factor, flat, trans=transposed, lower=True).reshape(found[:, :, i].shape)
+        return found
 
     def objective(flat: Array) -> tuple[float, Array]:
-        point = flat.reshape(shape).astype(np.float32)
-        logits = (x @ point).reshape(len(x), -1, classes)
+        point = solved(flat.reshape(shape).astype(np.float32), 1).reshape(penalty.shape)
+        logits = (x @ point.reshape(len(point), -1)).reshape(len(x), classes, -1)
         logits -= _logsumexp(logits)
-        value = -float((logits * wanted * share).sum(dtype=np.float64))
-        slope = (np.exp(logits) - wanted) * share
-        gradient = x.T @ slope.reshape(len(x), -1) + penalty * point
+        value = -float((logits[here] * share[:, 0]).sum(dtype=np.float64))
         value += 0.5 * float((penalty * point * point).sum(dtype=np.float64))
-        return value, gradient.ravel().astype(np.float64)
+        slope = np.exp(logits, out=logits)
+        slope[here] -= 1
+        slope *= share
+        gradient = (x.T @ slope.reshape(len(x), -1)).reshape(point.shape) + penalty * point
+        return value, solved(gradient.reshape(shape), 0).ravel().astype(np.float64)
 
-    start = np.zeros(shape[0] * shape[1])
-    options = {"maxiter": _ITERATIONS, "ftol": 1e-9, "gtol": 1e-6}
-    found = minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
-    return np.asarray(found.x.reshape(shape), np.float32)
+    start = np.zeros(np.prod(shape))
+    options = {"maxiter": _ITERATIONS, "ftol": 1e-7, "gtol": 1e-6}
+    found = minimize(objective, start, jac=True, method="L-BFGS-B", options=options).x
+    return solved(found.reshape(shape).astype(np.float32), 1).reshape(x.shape[1], -1)
+
+
+def _factors(x: Array, targets: Array, classes: int, penalty: Array) -> list[Array]:
+    """Cholesky factors `[D + 1, D + 1]` of what the Hessians of all classes are about, for `penalty` `[D + 1, S]`."""
+    often = np.bincount(targets, minlength=classes) / len(targets)
+    shared = (often @ (1 - often)) / (classes - 1) / len(x) * (x.T @ x).astype(np.float64)
+    return [np.linalg.cholesky(shared + np.diag(pull)).astype(np.float32) for pull in penalty.T]
 
 
 def _logsumexp(logits: Array) -> Array:
-    top = logits.max(-1, keepdims=True)
-    return np.asarray(top + np.log(np.exp(logits - top).sum(-1, keepdims=True)))
+    """Over axis 1, which stays."""
+    top = logits.max(1, keepdims=True)
+    return np.asarray(top + np.log(np.exp(logits - top).sum(1, keepdims=True)))
