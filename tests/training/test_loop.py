@@ -45,7 +45,7 @@ def test_it_evaluates_every_so_many_epochs_and_at_the_end() -> None:
     running = replace(
         loop([0.5] * 4, (0,), patience=0),
         step=lambda phase: lambda state, batch, hyper: (SimpleNamespace(step=state.step + 1), fine),
-        batch=lambda i: batch,
+        batch=lambda i: (batch, batch),
         rate=lambda i: 0.1,
         hyper=lambda rate: {"learning_rate": np.float32(rate)},
         total=25,

@@ -85,9 +85,9 @@ class Placement:
         return state if self.mesh is None else jax.tree.map(self._put, state, self._lie(state, variables))
 
     def batch(self, batch: Mapping[str, Any], *, axis: int = 0) -> Mapping[str, Any]:
-        """A batch of host arrays, the same in every process, its rows along `axis` split over the mesh."""
+        """A batch of host arrays, the same in every process, on its way to the devices; its rows along `axis` split."""
         if self.mesh is None:
-            return batch
+            return {name: jax.device_put(array) for name, array in batch.items()}
         return {name: self._put(array, rows(array.shape, self.sizes, axis)) for name, array in batch.items()}
 
     def fed(self, step: Callable[..., Any], *, axis: int = 0) -> Callable[..., Any]:

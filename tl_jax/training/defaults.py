@@ -7,7 +7,7 @@ import math
 _SMALL = 50_000_000  # parameters: below, models bear (and need) higher rates
 
 # Peak learning rates of AdamW at batch 32: (small models, others).
-_RATES = {
+RATES = {
     "full": (2e-4, 3e-5),
     "last_layers": (5e-4, 1e-4),
     "discriminative": (3e-4, 5e-5),
@@ -47,6 +47,6 @@ def peak_rate(method: str, parameters: int, optimizer: str = "adamw") -> float:
 
     Lion wants a tenth of Adam's (Chen et al. 2023); SGD, whose updates are not normalised, a hundred times as much.
     """
-    small, other = _RATES.get(method, _OTHER)
+    small, other = RATES.get(method, _OTHER)
     scale = {"lion": 0.1, "sgd": 100.0}.get(optimizer, 1.0)
     return (small if parameters < _SMALL else other) * scale

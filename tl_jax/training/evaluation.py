@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -31,8 +31,8 @@ def evaluate(
     """
     step = compiled_eval_step(model, task.total_loss, precision=precision, placement=placement, start=start)
     totals, loss, weight = task.new_metrics(), 0.0, 0.0
-    for batch in batches:
-        outputs, sums = jax.device_get(step(variables, batch))
+    for batch, found in _computed(batches, lambda batch: step(variables, batch)):
+        outputs, sums = jax.device_get(found)
         totals = totals.merge(totals.update(outputs, batch))
         loss, weight = loss + float(sums["loss_sum"]), weight + float(sums["weight"])
     return {"loss": loss / max(weight, 1.0), **totals.result()}
@@ -46,13 +46,24 @@ def answer(
     return _in_order(batches, lambda batch: step(variables, batch)[0]["logits"])
 
 
+def _computed(batches: Iterable[Batch], compute: Callable[[Batch], Any]) -> Iterator[tuple[Batch, Any]]:
+    """Each batch and what is computed of it, in order; the device has the next one before the host reads this one."""
+    waiting: tuple[Batch, Any] | None = None
+    for batch in batches:
+        before, waiting = waiting, (batch, compute(batch))
+        if before is not None:
+            yield before
+    if waiting is not None:
+        yield waiting
+
+
 def _in_order(batches: Any, compute: Callable[[Batch], Any]) -> np.ndarray:
     wanted = batches.examples.index
     place = {int(index): row for row, index in enumerate(wanted)}
     rows: np.ndarray | None = None
-    for batch in batches:
+    for batch, found in _computed(batches, compute):
         real = batch["weights"] > 0
-        values = np.asarray(compute(batch))[real]
+        values = np.asarray(found)[real]
         if rows is None:
             rows = np.zeros((len(wanted), *values.shape[1:]), values.dtype)
         rows[[place[int(i)] for i in batch["index"][real]]] = values

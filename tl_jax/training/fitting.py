@@ -115,8 +115,9 @@ def fit(
     if found is not None:
         state = from_flat(state, found.arrays)
 
-    def made(i: int) -> Mapping[str, Any]:
-        return source(phase_at(phase_starts, i)).train.batch(i)
+    def made(i: int) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        batch = source(phase_at(phase_starts, i)).train.batch(i)
+        return batch, placement.batch(batch, axis=int(recipe.accumulate > 1))
 
     def phase_end(i: int) -> int:
         return next((start for start in phase_starts if start > i), total)

@@ -53,16 +53,17 @@ class Loop:
 
     `step(p)` is the compiled `(state, batch, hyper) -> (state, metrics)` of phase p. The phases start at `starts`, and
     `thaw(state, p)` makes the state that phase p begins with of the last one before it. `batch(i)` is the batch of step
-    i, of at most `shapes` shapes; `rate(i)` the learning rate, `hyper(rate)` the numbers that a step takes.
-    `validate(i, state)` gives, for the state after i steps, metrics with `monitor` and `loss`, every `validate_every`
-    epochs and at the end (None: no validation, the last state is the best). `snapshot(state)` gives all arrays of a
-    checkpoint, `result(state)` those of the outcome. `where(index)` names an example.
+    i, of at most `shapes` shapes, as the host reads it and as the step does; `rate(i)` the learning rate, `hyper(rate)`
+    the numbers that a step takes. `validate(i, state)` gives, for the state after i steps, metrics with `monitor` and
+    `loss`, every `validate_every` epochs and at the end (None: no validation, the last state is the best).
+    `snapshot(state)` gives all arrays of a checkpoint, `result(state)` those of the outcome. `where(index)` names an
+    example.
     """
 
     step: Callable[[int], Callable[..., tuple[Any, Mapping[str, Any]]]]
     starts: tuple[int, ...]
     thaw: Callable[[Any, int], Any]
-    batch: Callable[[int], Mapping[str, np.ndarray]]
+    batch: Callable[[int], tuple[Mapping[str, np.ndarray], Mapping[str, Any]]]
     rate: Callable[[int], float]
     hyper: Callable[[float], Mapping[str, np.float32]]
     total: int
@@ -113,14 +114,14 @@ class Loop:
             if phase > (phase_at(self.starts, i - 1) if i else 0):
                 state = self.thaw(state, phase)
             began = time.monotonic()
-            batch = self.batch(i)
+            batch, moved = self.batch(i)
             waited += time.monotonic() - began
             shape = batch["tokens"].shape
             if new := (phase, shape) not in compiled:
                 self.events.compiling(len(compiled) + 1, self.shapes, shape)
             hyper = self.hyper(self.rate(i))
             began = time.monotonic()
-            state, metrics = self.step(phase)(state, batch, hyper)  # returns when compiled, not when computed
+            state, metrics = self.step(phase)(state, moved, hyper)  # returns when compiled, not when computed
             if new:
                 compiled[phase, shape] = time.monotonic() - began
                 saved += compiled[phase, shape]  # no work that a save could keep
