@@ -139,12 +139,12 @@ def _silent(text: str) -> None:
 
 
 def _summary(job: preparation.Job, run: Run, prefixes: Prefixes, record: dict[str, Any]) -> dict[str, Any]:
-    """The figures a run ends with, every example scored once: on the test data if there are any, else on validation."""
-    parts = {"test": job.test, "validation": job.validation}
+    """The figures a run ends with, on the test data if there are any; else those the best step has on validation."""
     scored = {}
-    for name, examples in parts.items():
-        if examples is not None:
-            ready, start = prefixes.pooled(job.assembly.plan.cut, examples)
-            scored[name] = run.score(ready, start=start)
+    if job.test is not None:
+        examples, start = prefixes.pooled(job.assembly.plan.cut, job.test)
+        scored["test"] = run.score(examples, start=start)
+    if "validation" in record:
+        scored["validation"] = record["validation"]
     on = next(iter(scored), None)
-    return {"scored_on": on, "metrics": scored[on] if on else {}, **scored, **record}
+    return {"scored_on": on, "metrics": scored[on] if on else {}, **record, **scored}

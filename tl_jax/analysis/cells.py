@@ -178,13 +178,12 @@ class Bench:
         assert best is not None  # a fit that returns has kept one
         variables = placement.variables(with_stored(assembly, best.arrays))
 
-        def score(examples: data_room.Encoded) -> dict[str, Any]:
-            examples, start = prefixes.pooled(assembly.plan.cut, examples)
+        validation = record.get("validation")
+        metrics = validation
+        if self.scored is not self.job.validation:
+            examples, start = prefixes.pooled(assembly.plan.cut, self.scored)
             once = self.job.passing.over(examples, batches.pad)
-            return evaluate(assembly.model, self.task, variables, once, recipe.precision, placement, start)
-
-        validation = None if self.job.validation is None else score(self.job.validation)
-        metrics = validation if self.scored is self.job.validation else score(self.scored)
+            metrics = evaluate(assembly.model, self.task, variables, once, recipe.precision, placement, start)
         assert metrics is not None
         monitor = self.task.monitor
         result = Result(

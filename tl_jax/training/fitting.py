@@ -54,8 +54,8 @@ def fit(
     """Train the plan; the best leaves, as `stored(variables)` picks them, end in the checkpoints' best slot.
 
     `model` is the plan's in the precision that computes, `prefixes` what is frozen of it. Goes on from the last good
-    checkpoint if there is one. Returns what happened: steps, the best one, seconds. Raises `Diverged` and
-    `Interrupted`.
+    checkpoint if there is one. Returns what happened: steps, the best one, its metrics on `validation` where
+    there is one, seconds. Raises `Diverged` and `Interrupted`.
     """
     began = time.monotonic()
     sources = Sources(model, task, train, validation, prefixes)
@@ -71,7 +71,9 @@ def fit(
         if metrics:
             events.evaluated(step=0, epoch=0.0, metrics=metrics, best=True)
         checkpoints.save_best(0, stored(variables), {})
-        return {"steps": 0, "best_step": 0, "stopped_early": False, "seconds": time.monotonic() - began}
+        seconds = time.monotonic() - began
+        record = {"steps": 0, "best_step": 0, "stopped_early": False, "seconds": seconds}
+        return record if check is None else {"validation": metrics, **record}
 
     labels = decay_labels(plan.labels)
     total = recipe.total(train.steps_per_epoch)
@@ -150,6 +152,7 @@ def fit(
     steps, seconds = int(state.step), time.monotonic() - began
     events.finished(step=steps, seconds=seconds)
     return {
+        **({} if validation is None else {"validation": memory.best_metrics}),
         "steps": steps,
         "best_step": memory.best_step if validation is not None else steps,
         "stopped_early": memory.done,

@@ -9,7 +9,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,7 @@ class Memory:
     best_score: float = -math.inf
     best_loss: float = math.inf
     best_step: int = -1
+    best_metrics: dict[str, Any] = field(default_factory=dict)
     worse: int = 0  # evaluations since the best
     loss_sum: float = 0.0  # since the last log line
     weight: float = 0.0
@@ -173,6 +174,7 @@ class Loop:
         better = (score, -loss) > (memory.best_score, -memory.best_loss)
         if better:
             memory.best_score, memory.best_loss, memory.best_step, memory.worse = score, loss, i, 0
+            memory.best_metrics = dict(metrics)
             self.checkpoints.save_best(i, self.result(state), asdict(memory))
         else:
             memory.worse += i > self.starts[-1]  # before all has thawed the best may be yet to come

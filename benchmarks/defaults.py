@@ -1,0 +1,169 @@
+"""Whether the defaults are good ones: the default method without a flag against the best of four, each at its own rate.
+
+    make defaults                              about two hours on two cores; stopped and called again, it goes on
+    python benchmarks/defaults.py banking77    one data set alone: messages, sst2 or banking77
+
+prints docs/defaults.md and, of all data sets, writes it. SST-2 and Banking77 are read under TL_JAX_DATA (default
+../shared/data).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from best_rates import METHODS, Desk, Row
+
+from tl_jax.training import defaults
+from tl_jax.training.interrupt import Interrupt
+from tl_jax.training.loop import Interrupted
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "demo"))
+
+import model as minilm  # noqa: E402  the weights that the demo fetches
+
+PAGE = ROOT / "docs" / "defaults.md"
+BUDGETS = ((0.5, 1.0), (2.0, 1.0), (2.0, 0.5), (0.5, 2.0))  # of the default steps and batch size
+
+HEAD = """# Defaults
+
+What a run uses where you say nothing, and what that is worth. This page is written by
+
+    make defaults        about two hours on two cores; stopped and called again, it goes on
+
+"""
+MEASURED = """
+## Measured
+
+all-MiniLM-L6-v2 (22.6 million parameters), seeds 0, 1, 2; score ± standard error of the mean over the seeds. `probe`,
+`full`, `lp_ft` and `lora` each have the best of 0.4, 1 and 2.5 times their default rate, chosen on validation with seed
+0; the last line is a run without any flag. Validation is the data set's own split or a tenth of its training examples,
+as in `tl-jax compare`. For models of 50 million parameters and more nothing has been measured yet: theirs are the
+customary rates.
+"""
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set at 16 labels a class and at what comes nearest to 1,000 labels (None: all, where there are fewer)."""
+
+    title: str
+    files: dict[str, str]
+    shots: tuple[int | None, ...]
+    budgets_at: int | None = 0  # the size whose budget is varied; 0: none
+
+    def at(self, shots: int | None) -> str:
+        """The data set and a size, in words."""
+        return f"{self.title}, all labels" if shots is None else f"{self.title}, {shots} labels a class"
+
+
+def sets() -> dict[str, Data]:
+    """The data sets by name. Exits where those that are not shipped are missing."""
+    folder = ROOT / os.environ.get("TL_JAX_DATA", "../shared/data")
+    messages, sst2, banking = ROOT / "demo" / "messages", folder / "t_sst2", folder / "t_banking77"
+    for path in (sst2, banking):
+        if not path.is_dir():
+            sys.exit(f"error: {path} is missing; TL_JAX_DATA names the folder that holds t_sst2 and t_banking77")
+    shipped = {"data": str(messages / "train.csv"), "eval_data": str(messages / "test.csv")}
+    return {
+        "messages": Data("The demo's support messages", shipped, (16, None)),
+        "sst2": Data("SST-2", {"data": str(sst2)}, (16, 500), budgets_at=500),
+        "banking77": Data("Banking77", {"data": str(banking)}, (16, 13)),
+    }
+
+
+def chosen() -> list[str]:
+    """The defaults themselves, in words and as a table."""
+    rows = [("method", "rate below 50 million parameters", "rate from there on", "schedule")]
+    for method, (small, other) in defaults.RATES.items():
+        rows.append((f"`{method}`", f"{small:g}", f"{other:g}", defaults.default_schedule(method)))
+    return [
+        "- Method: `lp_ft`. Batch size: 32. Optimiser: AdamW.",
+        "- Budget: 3 epochs, or on small data as many as make 200 steps, but no more than 30.",
+        "- Peak learning rate by method; `probe` has none, for its head is solved.",
+        "",
+        *_markdown(rows),
+    ]
+
+
+def against_the_best(desk: Desk, data: Data, shots: int | None) -> list[str]:
+    """A line for each method at its own best rate, and for the default without a flag; and how far it is behind."""
+    methods = [desk.at_its_best(method, shots) for method in METHODS]
+    default = desk.at_default(desk.default, shots, f"**`{desk.default}`, no flag**")
+    rows = [("method", "validation at 0.4, 1, 2.5 × its rate", "rate", "score", "seconds")]
+    for row in (*methods, default):
+        tried = " ".join(f"{100 * score:.1f}" for score in row.tried)
+        rows.append((row.name, tried, "" if row.rate is None else f"{row.rate:g}", _score(row), f"{row.seconds:.0f}"))
+    best = max(methods, key=lambda row: row.mean)
+    lack = best.mean - default.mean
+    verdict = "within one standard error" if lack <= best.error else "**more than one standard error away**"
+    behind = f"{100 * lack:.1f} points behind" if lack > 0 else f"{-100 * lack:.1f} points above"
+    steps, batch = desk.steps(shots)
+    examples, _ = desk.bench.chosen(shots, 0)
+    return [
+        "",
+        f"### {data.at(shots)}",
+        "",
+        f"{len(examples):,} examples of {len(desk.bench.task.labels)} classes, {steps} steps of {batch}.",
+        "",
+        *_markdown(rows),
+        "",
+        f"The default is {behind} the best of the four, {best.name}: {verdict}.",
+    ]
+
+
+def other_budgets(desk: Desk, open_again: Callable[..., Desk], data: Data, shots: int | None) -> list[str]:
+    """A line for each budget of the default method at its default rate."""
+    steps, batch = desk.steps(shots)
+    rows = [desk.at_default(desk.default, shots, f"{steps} steps of {batch}, the default")]
+    for more, larger in BUDGETS:
+        budget = {"steps": int(more * steps), "batch_size": int(larger * batch)}
+        name = f"{budget['steps']} steps of {budget['batch_size']}"
+        rows.append(open_again(**budget).at_default(desk.default, shots, name))
+    table = [("budget", "score", "seconds"), *((row.name, _score(row), f"{row.seconds:.0f}") for row in rows)]
+    return ["", f"### {data.at(shots)}: other budgets of `{desk.default}`", "", *_markdown(table)]
+
+
+def _score(row: Row) -> str:
+    return f"{100 * row.mean:.1f} ± {100 * row.error:.1f}"
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:
+    header, *body = ["| " + " | ".join(row) + " |" for row in rows]
+    return [header, "|" + "---|" * len(rows[0]), *body]
+
+
+def main(names: Sequence[str]) -> None:
+    """Run the cells that are not finished; print the page, and write it if it is whole."""
+    known = sets()
+    if unknown := [name for name in names if name not in known]:
+        sys.exit(f"error: {unknown[0]!r} is none of {', '.join(known)}")
+    page = [*chosen(), MEASURED]
+    with Interrupt() as interrupt:
+        try:
+            for name in names or known:
+                data = known[name]
+
+                def opened(name: str = name, data: Data = data, **budget: int) -> Desk:
+                    model = str(minilm.folder())
+                    return Desk.open(name, model, data.files, data.shots, lambda: interrupt.requested, **budget)
+
+                desk = opened()
+                for shots in data.shots:
+                    page += against_the_best(desk, data, shots)
+                    if shots == data.budgets_at:
+                        page += other_budgets(desk, opened, data, shots)
+        except Interrupted as e:
+            sys.exit(f"{e}; call it again to go on")
+    text = HEAD + "\n".join(page) + "\n"
+    print(text)
+    if not names:
+        PAGE.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
