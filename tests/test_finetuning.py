@@ -467,7 +467,14 @@ def test_a_pooler_classifier_is_exported_to_transformers(tiny: Tiny, tmp_path: P
     np.testing.assert_allclose(ours, shares, atol=2e-5)
     with pytest.raises(tl.InputError, match="has something in it"):
         run.export(folder)
-    run.export(folder, overwrite=True)
+    with pytest.raises(
+        tl.InputError, match="over the model's own pooler: --format hf holds it, or fine-tune with --po"
+    ):
+        run.export(tmp_path / "other", format="sentence-transformers")
+    with pytest.raises(tl.InputError, match="unknown format 'hff'; did you mean 'hf'"):
+        run.export(tmp_path / "other", format="hff")
+    assert not (tmp_path / "other").exists()
+    run.export(folder, format="hf", overwrite=True)
 
 
 @pytest.mark.parametrize("method", ["lora:rank=4", "probe"])
@@ -479,7 +486,11 @@ def test_a_mean_pooled_classifier_is_exported_to_sentence_transformers(
     from transformers import AutoModel, AutoTokenizer
 
     run = tuned(method)
-    folder = run.export(tmp_path / "exported")
+    with pytest.raises(
+        tl.InputError, match="classifier over mean pooling: --format sentence-transformers holds it, or fi"
+    ):
+        run.export(tmp_path / "exported", format="hf")
+    folder = run.export(tmp_path / "exported", format="sentence-transformers")
     modules = json.loads((folder / "modules.json").read_text())
     assert [module["path"] for module in modules] == ["", "1_Pooling", "2_Dense"]
     assert json.loads((folder / "1_Pooling" / "config.json").read_text())["pooling_mode_mean_tokens"] is True

@@ -27,6 +27,7 @@ _HOMES = {
     "compare": "tl_jax.analysis.comparison",
     "explain": "tl_jax.rules",
     "finetune": "tl_jax.finetuning",
+    "inspect": "tl_jax.inspection",
     "load": "tl_jax.loading",
     "match": "tl_jax.rules",
     "merge": "tl_jax.methods",
@@ -53,6 +54,7 @@ __all__ = [
     "compare",
     "explain",
     "finetune",
+    "inspect",
     "load",
     "match",
     "merge",
@@ -80,6 +82,7 @@ if TYPE_CHECKING:
     from tl_jax.experiment import Experiment
     from tl_jax.finetuning import finetune
     from tl_jax.groups import FROZEN, Group
+    from tl_jax.inspection import inspect
     from tl_jax.loading import load
     from tl_jax.methods import merge
     from tl_jax.model import Model, Stage

@@ -192,10 +192,10 @@ class Run:
         how = (self.experiment.precision, self._placement, start)
         return evaluate(self.model, self.task, self._placed, batches, *how)
 
-    def export(self, folder: str | Path, *, overwrite: bool = False) -> Path:
-        """Write the model as a Hugging Face folder, adapters merged, with its label names."""
+    def export(self, folder: str | Path, *, format: str | None = None, overwrite: bool = False) -> Path:
+        """Write the model as a Hugging Face folder, adapters merged, with its label names; see `tl_jax.save`."""
         model, variables = merge(self.model, self.variables)
-        return pretrained.save(folder, model, variables, overwrite=overwrite)
+        return pretrained.save(folder, model, variables, format=format, overwrite=overwrite)
 
     def _told(self, prepared: Prepared) -> data_room.Encoded:
         """The examples; texts that were cut are told of."""

@@ -26,6 +26,7 @@ class Behind:
     opened: list[tuple[str, str | None]] = field(default_factory=list)
     predicted: list[list[str]] = field(default_factory=list)
     evaluated: list[dict[str, Any]] = field(default_factory=list)
+    exported: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     failure: Exception | None = None
     batch_size: int | None = None
 
@@ -54,6 +55,10 @@ class Behind:
     def evaluate(self, **choices: Any) -> dict[str, Any]:
         self.evaluated.append(choices)
         return self.metrics
+
+    def export(self, folder: str, **choices: Any) -> Path:
+        self.exported.append((folder, choices))
+        return Path(folder)
 
 
 @pytest.fixture

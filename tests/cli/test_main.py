@@ -63,7 +63,10 @@ def test_a_fault_of_ours_shows_where(command: SimpleNamespace, capsys: pytest.Ca
     ("line", "said"),
     [
         ("fintune --lr 3", "error: 'fintune' is not a command; did you mean 'finetune'?"),
-        ("--model x", "error: --model stands where a command is expected: finetune, compare, evaluate, predict"),
+        (
+            "--model x",
+            "error: --model stands where a command is expected: finetune, compare, evaluate, predict, export",
+        ),
         ("finetune --learning_rate 3e-5", "error: --learning_rate is --lr here"),
         ("finetune --lr", "error: --lr needs a value (`tl-jax finetune --help` shows what is expected)"),
         ("finetune --lr x", "error: --lr: 'x' is not a number from 0 up ("),
@@ -88,7 +91,7 @@ def test_nothing_asked_is_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert "finetune" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["finetune", "evaluate", "predict"])
+@pytest.mark.parametrize("name", list(entry.COMMANDS))
 def test_help(capsys: pytest.CaptureFixture[str], name: str) -> None:
     with pytest.raises(SystemExit) as end:
         main(["--help"])

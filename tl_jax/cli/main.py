@@ -14,13 +14,20 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from tl_jax import __version__
-from tl_jax.cli import compare, console, evaluate, finetune, foreign, predict
+from tl_jax.cli import compare, console, evaluate, export, finetune, foreign, inspect, predict
 from tl_jax.errors import InputError, did_you_mean
 
 OURS, INPUT, INTERRUPTED = 1, 2, 130
 
 # A command is a module with HELP (one line), TAKES (its flags), describe(parser) and run(args) -> exit code.
-COMMANDS = {"finetune": finetune, "compare": compare, "evaluate": evaluate, "predict": predict}
+COMMANDS = {
+    "finetune": finetune,
+    "compare": compare,
+    "evaluate": evaluate,
+    "predict": predict,
+    "export": export,
+    "inspect": inspect,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from tl_jax.errors import InputError
+from tl_jax.errors import InputError, did_you_mean
 from tl_jax.model import Model
 from tl_jax.models.families import class_name, family
 from tl_jax.models.names import NameMap
@@ -30,6 +30,7 @@ from tl_jax.pretrained.tokenizer import TextProcessor
 from tl_jax.rules import paths
 
 _MODULE = "sentence_transformers.models."
+FORMATS = ("hf", "sentence-transformers")
 
 
 def save(
@@ -38,6 +39,7 @@ def save(
     variables: Mapping[str, Any],
     *,
     labels: Sequence[str] | None = None,
+    format: str | None = None,
     max_shard_size: int | str | None = None,
     overwrite: bool = False,
 ) -> Path:
@@ -45,18 +47,21 @@ def save(
 
     An encoder is written as it was read: its class, its tensors' names, and those carried over. A classifier over
     BERT's pooler becomes the class `…ForSequenceClassification`, with `labels` (default: the model's) in its config. A
-    classifier over `cls`, `mean` or `last` pooling, which no class of transformers describes, becomes a
-    sentence-transformers folder whose `2_Dense` is the head; `load` reads that head back with its labels. Parameters
-    keep their dtypes. `max_shard_size` (bytes, or "5GB") splits the weights. Somebody's own network, of which
-    transformers has no class, is written under its own paths, for `tl.load(folder, model=…)`.
+    classifier over `cls`, `mean` or `last` pooling, which no class of transformers describes, becomes a sentence-
+    transformers folder whose `2_Dense` is the head; `load` reads that head back with its labels. `format` insists on
+    one of the two, "hf" or "sentence-transformers". Parameters keep their dtypes. `max_shard_size` (bytes, or "5GB")
+    splits the weights. Somebody's own network, of which transformers has no class, is written under its own paths, for
+    `tl.load(folder, model=…)`.
 
     All or nothing: the folder appears when it is complete. Raises `InputError` for a folder that has something in it
     (`overwrite` replaces a model, and nothing but a model), and for what the format cannot hold: adapters that are not
-    merged, a truncated chain, stages the class does not have. Raises `OSError` when the disk refuses.
+    merged, a truncated chain, stages the class does not have, a head in the form that it does not fit. Raises `OSError`
+    when the disk refuses.
     """
     target = Path(folder).expanduser().resolve()
     _check_target(target, overwrite)
     contents = _contents(model, variables, labels)
+    _check_format(format, model, contents)
     target.parent.mkdir(parents=True, exist_ok=True)
     made = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     made.mkdir()
@@ -127,6 +132,27 @@ def _check_target(target: Path, overwrite: bool) -> None:
             raise InputError(f"{target} has something in it: give another folder, or ask to overwrite the model there")
         if not (target / "config.json").is_file():
             raise InputError(f"{target} holds no model (no config.json), and nothing else is overwritten")
+
+
+def _check_format(asked: str | None, model: Model, contents: _Contents) -> None:
+    """Refuse a form that cannot hold the head, or a name that is none."""
+    if asked is None:
+        return
+    if asked not in FORMATS:
+        raise InputError(f"unknown format {asked!r}{did_you_mean(asked, FORMATS)}")
+    if not model.info.family:
+        raise InputError(f"somebody's own network is written under its own paths: there is no {asked} form of it")
+    pooling = contents.pooling
+    if asked == "hf" and contents.dense is not None:
+        raise InputError(
+            f"no class of transformers has a classifier over {pooling} pooling: --format sentence-transformers holds "
+            "it, or fine-tune with --pooling pooler"
+        )
+    if asked == "sentence-transformers" and "head" in model.names and contents.dense is None:
+        raise InputError(
+            f"a sentence-transformers folder cannot hold a classifier over the model's own {pooling}: "
+            "--format hf holds it, or fine-tune with --pooling mean"
+        )
 
 
 def _check_merged(model: Model, variables: Mapping[str, Any]) -> None:

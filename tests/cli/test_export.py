@@ -1,0 +1,33 @@
+"""`tl-jax export`: what reaches the run, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tl_jax.cli.main import main
+
+
+def test_what_was_given_reaches_the_run(behind: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main("export runs/x out".split()) == 0
+    assert main("export runs/x out --format hf --overwrite --model moved".split()) == 0
+    assert behind.opened == [("runs/x", None), ("runs/x", "moved")]
+    assert behind.exported == [("out", {}), ("out", {"format": "hf", "overwrite": True})]
+    assert capsys.readouterr().out == "out\nout\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("export runs/x", "error: DST is missing"),
+        (
+            "export runs/x out --format onnx",
+            "error: --format: 'onnx' is not known; choose from hf, sentence-transformers",
+        ),
+    ],
+)
+def test_mistakes(behind: Any, capsys: pytest.CaptureFixture[str], line: str, said: str) -> None:
+    assert main(line.split()) == 2
+    assert capsys.readouterr().err.startswith(said)
+    assert not behind.exported

@@ -1,0 +1,95 @@
+"""What a model is made of: its chain and its leaves, as tables."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+
+from tl_jax.model import Model, Variables
+from tl_jax.rules import paths
+from tl_jax.tabular import columns
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """An array of the variables: its path, shape, dtype and size, and how many of its numbers are NaN or infinite."""
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+    bytes: int
+    not_finite: int
+
+    @property
+    def size(self) -> int:
+        """Numbers in it."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Link:
+    """A stage: its place in the chain, what it reads and writes, and the leaves that it owns.
+
+    `shares` is the stage whose leaves it uses, where it owns none of its own.
+    """
+
+    depth: int
+    name: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    leaves: tuple[Leaf, ...]
+    shares: str | None = None
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What `inspect` returns; `str()` is the tables."""
+
+    chain: tuple[Link, ...]
+
+    @property
+    def leaves(self) -> tuple[Leaf, ...]:
+        """Every leaf, in the order of the chain."""
+        return tuple(leaf for link in self.chain for leaf in link.leaves)
+
+    def __str__(self) -> str:
+        stages: list[tuple[str, ...]] = [("stage", "depth", "reads", "writes", "tensors", "parameters", "bytes")]
+        for link in self.chain:
+            size, held = sum(leaf.size for leaf in link.leaves), sum(leaf.bytes for leaf in link.leaves)
+            owned = (f"as {link.shares}", "", "") if link.shares else (str(len(link.leaves)), f"{size:,}", f"{held:,}")
+            stages.append((link.name, str(link.depth), ", ".join(link.reads), ", ".join(link.writes), *owned))
+        rows: list[tuple[str, ...]] = [("path", "shape", "dtype", "bytes", "")]
+        for leaf in self.leaves:
+            note = f"{leaf.not_finite:,} not finite" if leaf.not_finite else ""
+            rows.append((leaf.path, " × ".join(map(str, leaf.shape)) or "()", leaf.dtype, f"{leaf.bytes:,}", note))
+        size, held = sum(leaf.size for leaf in self.leaves), sum(leaf.bytes for leaf in self.leaves)
+        total = f"{size:,} parameters in {len(self.leaves)} tensors, {held:,} bytes"
+        return "\n".join([*columns(stages), "", *columns(rows), "", total])
+
+
+def inspect(model: Model, variables: Variables) -> Inspection:
+    """The chain of `model` and the leaves of `variables`, each with the stage that owns it; reads every number.
+
+    Params have their bare paths, leaves of other collections theirs in full; those of adapters belong to the stage of
+    their site. Raises `InputError` for a leaf that no stage owns.
+    """
+    owned: dict[int, list[Leaf]] = {}
+    for path, array in paths(variables).items():
+        statistics = path.startswith("batch_stats/")
+        owner = model.depth(path.partition("/")[2] if statistics else path)
+        owned.setdefault(owner, []).append(_leaf(path, array))
+    first: dict[str, int] = {}
+    links = []
+    for depth, stage in enumerate(model.stages):
+        owner = first.setdefault(stage.home, depth)
+        shares = model.names[owner] if owner < depth and owner in owned else None
+        links.append(Link(depth, stage.name, stage.reads, stage.writes, tuple(owned.get(depth, ())), shares))
+    return Inspection(tuple(links))
+
+
+def _leaf(path: str, array: Any) -> Leaf:
+    wrong = int((~jnp.isfinite(array)).sum()) if jnp.issubdtype(array.dtype, jnp.inexact) else 0
+    return Leaf(path, tuple(array.shape), str(array.dtype), int(array.nbytes), wrong)
