@@ -8,7 +8,8 @@ import re
 
 import pytest
 
-from tl_jax.cli import evaluate, finetune, flags, predict
+from tl_jax.cli import finetune, flags
+from tl_jax.cli.main import COMMANDS
 from tl_jax.errors import InputError
 from tl_jax.experiment import Experiment
 
@@ -24,7 +25,7 @@ def test_names_are_unique() -> None:
 
 
 def test_commands_take_flags_of_the_table() -> None:
-    for command in (finetune, evaluate, predict):
+    for command in COMMANDS.values():
         assert set(command.TAKES) <= set(flags.FLAGS)
         assert len(set(command.TAKES)) == len(command.TAKES)
 

@@ -79,7 +79,9 @@ def test_what_is_ours_or_no_option_passes(arguments: list[str]) -> None:
 def test_the_tables_are_sound() -> None:
     names = [name for table in (RENAMED, UNNEEDED) for words in table.values() for name in words.split()]
     assert len(set(names)) == len(names)
-    assert not {f"--{name}" for name in names} & set(FLAGS), "a foreign name is one of ours"
+    # What `convert` stores, and what people ask `finetune` to compute in: that is --precision.
+    assert {f"--{name}" for name in names} & set(FLAGS) == {"--dtype"}, "a foreign name is one of ours"
+    assert refusal(["--dtype", "bf16"], "finetune", finetune.TAKES) == "--dtype is --precision bfloat16 here"
     for ours in RENAMED:
         assert ours.partition(" ")[0].rstrip(",") in FLAGS
 

@@ -94,6 +94,10 @@ TABLE: dict[str, tuple[Flag, ...]] = {
         Flag("--overwrite", "replace the run in --out", None),
         Flag("--dry-run", "print the plan, and stop before training", None),
     ),
+    "weights": (
+        Flag("--dtype", "what they are stored as: float32, bfloat16, float16, float64", default="as they are"),
+        Flag("--max-shard-size", "split files above this size: 2GB, 500MB", metavar="SIZE", default="one file"),
+    ),
     "output": (
         Flag("--format", "how results are printed", metavar="HOW"),
         Flag("--verbose", "show what the platform logs", None),

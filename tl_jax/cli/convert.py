@@ -1,0 +1,46 @@
+"""Writes pretrained weights anew: a Hugging Face folder with safetensors, its names and its tokenizer kept.
+
+Examples:
+
+  tl-jax convert bert-base-uncased converted/
+  tl-jax convert downloaded/ converted/ --dtype bfloat16 --max-shard-size 2GB
+
+The tensors keep the names they were read under, and those that belong to other heads are carried over.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from tl_jax.cli import console, flags
+from tl_jax.cli.values import one_of
+
+HELP = "write pretrained weights as another folder"
+TAKES = ("--pooling", "--dtype", "--max-shard-size", "--format", "--overwrite", "--verbose")
+
+
+def describe(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    parser.add_argument("source", metavar="SRC", help="a folder, or a name on the Hugging Face hub")
+    parser.add_argument("folder", metavar="DST", help="the folder to write")
+    flags.add(
+        parser,
+        TAKES,
+        defaults={"format": "the one that fits", "pooling": "auto"},
+        read={"--format": one_of("hf", "sentence-transformers")},
+        words={
+            "--format": "the form of the folder: hf or sentence-transformers",
+            "--overwrite": "replace the model in DST",
+        },
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Converts and prints the folder."""
+    console.say(f"tl-jax: converting {args.source}; loading JAX")
+    from tl_jax import pretrained
+
+    model, variables = pretrained.load(args.source, **flags.given(args, ("--pooling", "--dtype")))
+    how = flags.given(args, ("--max-shard-size", "--format", "--overwrite"))
+    print(pretrained.save(args.folder, model, variables, **how))
+    return 0
