@@ -25,7 +25,7 @@ ORDER = (
     ("manifest",),
     ("run_folder", "assembly", "compilation"),
     ("preparation",),
-    ("report", "sweeping"),
+    ("model_card", "sweeping"),
     ("run",),
     ("finetuning", "loading"),
     ("estimation", "analysis"),

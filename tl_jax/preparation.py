@@ -345,5 +345,5 @@ def _name(role: str, value: Any) -> str:
 
 
 def stem(data: str) -> str:
-    """What data are called in short: the name of their file or folder."""
+    """What data, or a model, are called in short: the name of their file or folder."""
     return "data" if data.startswith(_IN_MEMORY) else Path(data).resolve().stem

@@ -16,6 +16,7 @@ from tl_jax.experiment import Experiment
 from tl_jax.manifest import read_json
 from tl_jax.methods import merge
 from tl_jax.model import Model
+from tl_jax.model_card import model_card
 from tl_jax.parallel import ANYWHERE, Placement, place_again
 from tl_jax.preparation import checked_pair, digest, divided
 from tl_jax.run_folder import RunFolder, existing_run
@@ -193,9 +194,11 @@ class Run:
         return evaluate(self.model, self.task, self._placed, batches, *how)
 
     def export(self, folder: str | Path, *, format: str | None = None, overwrite: bool = False) -> Path:
-        """Write the model as a Hugging Face folder, adapters merged, with its label names; see `tl_jax.save`."""
+        """Write the model as a Hugging Face folder, adapters merged, with label names and a card; see `tl_jax.save`."""
         model, variables = merge(self.model, self.variables)
-        return pretrained.save(folder, model, variables, format=format, overwrite=overwrite)
+        form = "hf" if model.info.pooling == "pooler" else "sentence-transformers"
+        card = model_card(self.experiment, self.manifest, self.summary, form if model.info.family else "own")
+        return pretrained.save(folder, model, variables, format=format, card=card, overwrite=overwrite)
 
     def _told(self, prepared: Prepared) -> data_room.Encoded:
         """The examples; texts that were cut are told of."""

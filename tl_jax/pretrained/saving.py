@@ -41,6 +41,7 @@ def save(
     labels: Sequence[str] | None = None,
     format: str | None = None,
     max_shard_size: int | str | None = None,
+    card: str | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write a Hugging Face folder: config.json, safetensors, the tokenizer's files; returns its path.
@@ -50,8 +51,8 @@ def save(
     classifier over `cls`, `mean` or `last` pooling, which no class of transformers describes, becomes a sentence-
     transformers folder whose `2_Dense` is the head; `load` reads that head back with its labels. `format` insists on
     one of the two, "hf" or "sentence-transformers". Parameters keep their dtypes. `max_shard_size` (bytes, or "5GB")
-    splits the weights. Somebody's own network, of which transformers has no class, is written under its own paths, for
-    `tl.load(folder, model=…)`.
+    splits the weights; `card` becomes README.md. Somebody's own network, of which transformers has no class, is written
+    under its own paths, for `tl.load(folder, model=…)`.
 
     All or nothing: the folder appears when it is complete. Raises `InputError` for a folder that has something in it
     (`overwrite` replaces a model, and nothing but a model), and for what the format cannot hold: adapters that are not
@@ -66,6 +67,8 @@ def save(
     made = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     made.mkdir()
     try:
+        if card is not None:
+            (made / "README.md").write_text(card, encoding="utf-8")
         _write(contents, made, max_shard_size)
         _put_in_place(made, target)
     except BaseException:
