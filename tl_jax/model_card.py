@@ -46,7 +46,7 @@ def model_card(experiment: Experiment, manifest: Mapping[str, Any], summary: Map
         *(f"{key}: {json.dumps(value)}" for key, value in front.items()),  # JSON is YAML
         "---",
         "",
-        f"# {stem(experiment.data or '')}",
+        f"# {stem(experiment.out or '')}",
         "",
         f"Tells {len(labels)} labels of texts apart: {', '.join(labels)}. Made from "
         f"{base if on_hub else stem(base)} with tl_jax {manifest['tl_jax']} by {how}.",
