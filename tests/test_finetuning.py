@@ -322,6 +322,15 @@ def test_a_dry_run_writes_nothing(tiny: Tiny, tmp_path: Path, capsys: Any, monke
     assert tree(tmp_path) == {} and tree(tiny.folder) == before
 
 
+def test_settings_that_change_nothing_are_told_of(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    given: dict[str, Any] = {"dry_run": True, "lr": 1e-3, "epochs": 2.0, "batch_size": 8}
+    tl.finetune(tiny.mean, tiny.train, method="probe", **given)
+    assert "note: probe is solved and takes no steps: epochs, lr change nothing\n" in capsys.readouterr().err
+    tl.finetune(tiny.mean, tiny.train, method="lp_ft", **given)
+    tl.finetune(tiny.mean, tiny.train, method="probe", dry_run=True)
+    assert "note:" not in capsys.readouterr().err
+
+
 def test_the_plan_says_what_will_train(tiny: Tiny) -> None:
     table = tl.finetune(tiny.mean, tiny.train, dry_run=True, quiet=True, **files.settings("lora:rank=4"))
     head, header, *groups, cost = table.splitlines()

@@ -60,6 +60,8 @@ def finetune(
         if going_on and request.model is None:
             request = replace(request, source=place.source_for(experiment.model))
         job = preparation.prepare(request, task, events.message, shardings)
+        if note := preparation.idle_settings(job.experiment, job.assembly.plan):
+            events.message(f"note: {note}")
         if going_on:
             place.check_same(experiment, job.manifest)
             if changed := place.machine_changes(job.manifest):

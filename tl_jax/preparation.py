@@ -34,6 +34,11 @@ from tl_jax.training.recipe import Recipe
 from tl_jax.trees import add_leaf
 
 Say = Callable[[str], object]
+# What says how steps are taken.
+_OF_STEPS = (
+    *("epochs", "steps", "accumulate", "optimizer", "lr", "schedule", "warmup"),
+    *("weight_decay", "clip", "ema", "patience"),
+)
 _IN_MEMORY = "in memory"  # what an object is called in an experiment
 
 
@@ -216,6 +221,15 @@ def check_settings(plan: Plan, recipe: Recipe, task: Any, batches: data_room.Tra
             f"{plan.method.name} solves logistic regression and cannot use your own loss; "
             "last_layers:k=0 trains the head alone by gradient, with any loss"
         )
+
+
+def idle_settings(e: Experiment, plan: Plan) -> str:
+    """A line on the settings that were given and change nothing, because the method takes no steps; else ""."""
+    if plan.stepped:
+        return ""
+    usual = Experiment()
+    given = [name for name in _OF_STEPS if getattr(e, name) != getattr(usual, name)]
+    return f"{plan.method.name} is solved and takes no steps: {', '.join(given)} change nothing" if given else ""
 
 
 def recipe_of(e: Experiment, plan: Plan) -> Recipe:
