@@ -361,7 +361,7 @@ SEGMENTS = np.asarray([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]], np.in
 
 
 def pool(pooling, hidden, segments, starts=None, params=None):
-    return np.asarray(Pooler(pooling).apply({"params": params or {}}, hidden, segments, starts, train=False))
+    return np.asarray(Pooler(pooling).apply({"params": params or {}}, hidden, segments, starts, None, train=False))
 
 
 def pool_in_numpy(pooling, hidden, segments, params):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tl_jax.models.bert import NAMES
-from tl_jax.models.names import Entry, NameMap
+from tl_jax.models.names import Entry, NameMap, dense
 
 WORD = st.from_regex(r"[a-zA-Z_]{1,6}", fullmatch=True)
 
@@ -32,16 +32,17 @@ def maps(draw: st.DrawFn) -> NameMap:
         )
         for w, n in zip(words, numbered, strict=True)
     )
-    return NameMap(entries, prefixes=draw(st.sampled_from([(), ("model.",), ("x.y.", "x.")])))
+    at = draw(st.integers(0, len(entries)))
+    return NameMap(entries[:at], entries[at:], prefixes=draw(st.sampled_from([(), ("model.",), ("x.y.", "x.")])))
 
 
 @given(maps(), st.integers(0, 10**6), st.data())
 def test_any_map_is_two_way(names: NameMap, i: int, data: st.DataObject) -> None:
     prefix = data.draw(st.sampled_from(["", *names.prefixes]))
-    for entry in names.entries:
+    for entry in (*names.entries, *names.classifier):
         path = entry.canonical.format(i=i)
         name, _ = names.to_foreign(path, prefix) or ("", "")
-        assert name == ("" if path.startswith("head/") else prefix) + entry.foreign.format(i=i)
+        assert name == (prefix if entry in names.entries else "") + entry.foreign.format(i=i)
         assert names.to_canonical(name) == (path, "transpose")
 
 
@@ -129,3 +130,17 @@ def test_two_entries_may_not_claim_one_name() -> None:
         NameMap((Entry("a.weight", "a/kernel"), Entry("b.weight", "b/kernel", older=("a.weight",))))
     with pytest.raises(ValueError, match="two entries: a/kernel"):
         NameMap((Entry("a.weight", "a/kernel"), Entry("b.weight", "a/kernel")))
+    with pytest.raises(ValueError, match=r"two entries: a\.weight"):
+        NameMap((Entry("a.weight", "a/kernel"),), (Entry("a.weight", "head/kernel"),))
+
+
+def test_a_path_may_have_another_name_in_a_classifiers_file() -> None:
+    names = NameMap((*dense("pooler.dense", "pooler/dense"),), dense("classifier.dense", "pooler/dense"), ("x.",))
+    path = "pooler/dense/kernel"
+    assert names.to_foreign(path, "x.") == ("x.pooler.dense.weight", "transpose")
+    assert names.to_foreign(path, "x.", classifier=True) == ("classifier.dense.weight", "transpose")
+    both = ("x.pooler.dense.weight", "classifier.dense.weight")
+    assert [names.to_canonical(name) for name in both] == [(path, "transpose")] * 2
+    assert [names.gives_way(name, both) for name in both] == [True, False]
+    assert not names.gives_way(both[0], both[:1]) and not names.gives_way("stranger", both)
+    assert [names.is_classifiers(name) for name in (*both, "x.classifier.dense.weight")] == [False, True, False]

@@ -198,22 +198,82 @@ class Mlp(nn.Module):
         return Dropout(self.dropout, name="dropout")(down, noise, train)
 
 
+class TextEmbeddings(nn.Module):
+    """Sum of token, position and token-type embeddings, normalised: `hidden [B, T, D]`.
+
+    Without `types` there are no token types. `first` is the row of position 0, where tables have rows in front of it
+    that no token is given.
+    """
+
+    vocabulary: int
+    width: int
+    positions: int
+    types: int = 0
+    first: int = 0
+    dropout: float = 0.0
+    epsilon: float = 1e-12
+    init_std: float = 0.02
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(
+        self, tokens: Array, positions: Array, noise: Array | None, token_type: Array | None = None, *, train: bool
+    ) -> Array:
+        def table(rows: int, name: str) -> nn.Embed:
+            return Embed(rows, self.width, dtype=self.dtype, embedding_init=normal(self.init_std), name=name)
+
+        hidden = table(self.vocabulary, "token")(tokens)
+        if self.types:
+            hidden = hidden + table(self.types, "token_type")(token_type)
+        hidden = hidden + table(self.positions, "position")(positions + self.first)
+        hidden = LayerNorm(self.epsilon, self.dtype, name="norm")(hidden)
+        return Dropout(self.dropout, name="dropout")(hidden, noise, train)
+
+
+class EncoderLayer(nn.Module):
+    """Attention and MLP, each followed by residual and norm (Vaswani et al. 2017): `hidden [B, T, D] -> [B, T, D]`."""
+
+    heads: int
+    mlp_width: int
+    activation: str
+    attention_dropout: float = 0.0  # of the weights
+    out_dropout: float = 0.0  # of what attention gives
+    mlp_dropout: float = 0.0
+    epsilon: float = 1e-12
+    init_std: float = 0.02
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, hidden: Array, segments: Array, noise: Array | None, train: bool) -> Array:
+        attention = SelfAttention(
+            self.heads, self.attention_dropout, self.out_dropout, self.init_std, self.dtype, name="attention"
+        )
+        mlp = Mlp(self.mlp_width, self.activation, self.mlp_dropout, self.init_std, self.dtype, name="mlp")
+        update = attention(hidden, segments, noise, train)
+        hidden = ResidualNorm(self.epsilon, self.dtype, name="attention_norm")(update, hidden)
+        update = mlp(hidden, noise, train)
+        return ResidualNorm(self.epsilon, self.dtype, name="mlp_norm")(update, hidden)
+
+
 class Pooler(nn.Module):
     """One vector per example: `hidden [B, T, D]` and `segments [B, T]` to `pooled [N, D]`.
 
     Without `starts` each row is one example, from its first real position on; with it (i32 `[B, S]`) each row has S
     slots, slot s being the segment at position `starts[b, s]`, and N = B · S. `cls` is the first position, `last` the
-    last, `mean` the average over the example's positions (as sentence-transformers computes it), `pooler` BERT's dense
-    tanh layer over `cls`. Each example is pooled within its own row: a mesh that splits the rows has nothing to
-    exchange.
+    last, `mean` the average over the example's positions (as sentence-transformers computes it), `pooler` a dense layer
+    over `cls`, with `dropout` before it and `activation` behind it: BERT's pooler, and what the classifiers of other
+    families have below their last layer. Each example is pooled within its own row: a mesh that splits the rows has
+    nothing to exchange.
     """
 
     pooling: str
+    activation: str = "tanh"
+    dropout: float = 0.0
     init_std: float = 0.02
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, hidden: Array, segments: Array, starts: Array | None, train: bool) -> Array:
+    def __call__(self, hidden: Array, segments: Array, starts: Array | None, noise: Array | None, train: bool) -> Array:
         if starts is None:
             starts = jnp.argmax(segments > 0, axis=-1)[:, None]
         ids = jnp.take_along_axis(segments, starts, axis=1, mode="clip")
@@ -228,8 +288,11 @@ class Pooler(nn.Module):
         first = jnp.take_along_axis(hidden, starts[:, :, None], axis=1, mode="clip").reshape(-1, hidden.shape[-1])
         if self.pooling in ("cls", "last"):
             return first
+        if noise is not None:
+            noise = jnp.take_along_axis(noise, starts, axis=1, mode="clip").reshape(-1)
+        first = Dropout(self.dropout, name="dropout")(first, noise, train)
         dense = Dense(hidden.shape[-1], dtype=self.dtype, kernel_init=normal(self.init_std), name="dense")
-        return jnp.tanh(dense(first))
+        return activation(self.activation)(dense(first))
 
 
 class Head(nn.Module):
@@ -250,11 +313,12 @@ class Head(nn.Module):
         return pooled.astype(jnp.float32) @ kernel.astype(jnp.float32) + bias.astype(jnp.float32)
 
 
-def pooler_stage(pooling: str, init_std: float = 0.02) -> Stage:
-    """The stage `pooler` of text encoders; `pooling` is one of `POOLINGS`."""
+def pooler_stage(pooling: str, init_std: float = 0.02, activation: str = "tanh", dropout: float = 0.0) -> Stage:
+    """The stage `pooler` of text encoders; `pooling` is one of `POOLINGS`, the rest is as in `Pooler`."""
     if pooling not in POOLINGS:
         raise InputError(f"unknown pooling {pooling!r}{did_you_mean(pooling, POOLINGS)}")
-    return Stage("pooler", Pooler(pooling, init_std), ("hidden", "segments", "starts"), ("pooled",))
+    module = Pooler(pooling, activation, dropout, init_std)
+    return Stage("pooler", module, ("hidden", "segments", "starts", "noise"), ("pooled",))
 
 
 def head_stage(labels: int, dropout: float = 0.0, init_std: float = 0.02) -> Stage:

@@ -7,6 +7,7 @@ A family declares it as data, one `Entry` a tensor and `{i}` for the layer's num
             Entry("encoder.layer.{i}.attention.self.query.weight", "layers_{i}/attention/query/kernel", "transpose"),
             Entry("embeddings.LayerNorm.weight", "embeddings/norm/scale", older=("embeddings.LayerNorm.gamma",)),
         ),
+        classifier=dense("classifier", "head"),
         prefixes=("bert.",),
         ignored=(r"embeddings\\.position_ids",),
     )
@@ -20,15 +21,14 @@ writing gives the same names back.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Transform = Literal["copy", "transpose", "conv"]
 
-# Stages a task may leave out of a chain, so that a file may hold tensors for one that the model lacks. The prefix of a
-# file's names is that of its backbone: the head lies outside of it ("bert.pooler.dense", but "classifier").
+# Stages a task may leave out of a chain, so that a file may hold tensors for one that the model lacks.
 ENDS = ("pooler", "head")
 
 
@@ -47,39 +47,80 @@ class Entry:
     older: tuple[str, ...] = ()
 
 
+def dense(foreign: str, ours: str) -> tuple[Entry, Entry]:
+    """The entries of a dense layer."""
+    return Entry(f"{foreign}.weight", f"{ours}/kernel", "transpose"), Entry(f"{foreign}.bias", f"{ours}/bias")
+
+
+def norm(foreign: str, ours: str) -> tuple[Entry, Entry]:
+    """The entries of a layer norm; early files call its scale gamma and its bias beta."""
+    return (
+        Entry(f"{foreign}.weight", f"{ours}/scale", older=(f"{foreign}.gamma",)),
+        Entry(f"{foreign}.bias", f"{ours}/bias", older=(f"{foreign}.beta",)),
+    )
+
+
+class _Known(NamedTuple):
+    """A compiled template, the entry it is of, and whether that is one of the backbone's."""
+
+    pattern: re.Pattern[str]
+    entry: Entry
+    inside: bool
+
+
 @dataclass(frozen=True)
 class NameMap:
     """The names of a family, both ways.
 
-    `prefixes` may precede the names of everything but the head; none always may. `ignored` are regular expressions for
-    whole names (prefix taken off) that a file may hold beside the parameters and that are carried over unread. Raises
-    `ValueError` when two entries claim one name.
+    `entries` are the backbone's, which any of `prefixes` may precede. `classifier` are what a classifier's file has
+    beside the backbone, never behind a prefix ("bert.pooler.dense", but "classifier"); for a path in both, a
+    classifier's file has the latter name. `ignored` are regular expressions for whole names (prefix taken off) that a
+    file may hold beside the parameters and that are carried over unread. Raises `ValueError` when two entries claim one
+    name, or two of one kind one path.
     """
 
     entries: tuple[Entry, ...]
+    classifier: tuple[Entry, ...] = ()
     prefixes: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for names in ([f for e in self.entries for f in (e.foreign, *e.older)], [e.canonical for e in self.entries]):
+        foreign = [name for e in (*self.entries, *self.classifier) for name in (e.foreign, *e.older)]
+        for names in (foreign, *([e.canonical for e in kind] for kind in (self.entries, self.classifier))):
             if twice := sorted({name for name in names if names.count(name) > 1}):
                 raise ValueError(f"named by two entries: {', '.join(twice)}")
 
     def to_canonical(self, foreign: str) -> tuple[str, Transform] | None:
         """Our path of a foreign name and how its layout becomes ours; None for a name that is not the family's."""
         for bare in self._without_prefix(foreign):
-            for pattern, entry in self._readers:
+            for pattern, entry, inside in self._readers:
                 found = pattern.fullmatch(bare)
-                if found and (bare == foreign or not _outside(entry)):
+                if found and (inside or bare == foreign):
                     return entry.canonical.format(**found.groupdict()), entry.transform
         return None
 
-    def to_foreign(self, path: str, prefix: str = "") -> tuple[str, Transform] | None:
-        """The present foreign name of our path, the backbone's under `prefix`; None for a path not of the family."""
-        for pattern, entry in self._writers:
+    def to_foreign(self, path: str, prefix: str = "", *, classifier: bool = False) -> tuple[str, Transform] | None:
+        """The present foreign name of our path, the backbone's under `prefix`; None for a path not of the family.
+
+        A path that has two names has the one of the `classifier`'s file, if that is asked for.
+        """
+        asked_first = sorted(self._writers, key=lambda known: known.inside == classifier)
+        for pattern, entry, inside in asked_first:
             if found := pattern.fullmatch(path):
-                return ("" if _outside(entry) else prefix) + entry.foreign.format(**found.groupdict()), entry.transform
+                return (prefix if inside else "") + entry.foreign.format(**found.groupdict()), entry.transform
         return None
+
+    def is_classifiers(self, foreign: str) -> bool:
+        """Whether a name is one of those that a classifier's file has beside the backbone."""
+        return any(pattern.fullmatch(foreign) for pattern, _, inside in self._readers if not inside)
+
+    def gives_way(self, foreign: str, present: Container[str]) -> bool:
+        """Whether a file whose names are `present` has the same path under a classifier's name, which is then read."""
+        known = self.to_canonical(foreign)
+        if known is None or self.is_classifiers(foreign):
+            return False
+        theirs = self.to_foreign(known[0], classifier=True)
+        return theirs is not None and self.is_classifiers(theirs[0]) and theirs[0] in present
 
     def prefix(self, foreign: str) -> str:
         """The one of `prefixes` that a name of the family carries; "" for none."""
@@ -98,7 +139,7 @@ class NameMap:
         text = text.replace("/", ".").strip(".")
         text = next((text.removeprefix(p) for p in self.prefixes if text.startswith(p)), text)
         wanted = text.split(".")
-        found = [ours for entry in self.entries for ours in _aliases(entry, wanted)]
+        found = [ours for entry in (*self.entries, *self.classifier) for ours in _aliases(entry, wanted)]
         if not found:
             return None
         ours = "/".join(_common([path.split("/") for path, _ in found]))
@@ -112,16 +153,21 @@ class NameMap:
         yield from (foreign.removeprefix(prefix) for prefix in self.prefixes if foreign.startswith(prefix))
 
     @cached_property
-    def _readers(self) -> list[tuple[re.Pattern[str], Entry]]:
-        return [(_pattern(name), entry) for entry in self.entries for name in (entry.foreign, *entry.older)]
+    def _readers(self) -> list[_Known]:
+        return [
+            _Known(_pattern(name), entry, inside)
+            for inside, entries in ((True, self.entries), (False, self.classifier))
+            for entry in entries
+            for name in (entry.foreign, *entry.older)
+        ]
 
     @cached_property
-    def _writers(self) -> list[tuple[re.Pattern[str], Entry]]:
-        return [(_pattern(entry.canonical), entry) for entry in self.entries]
-
-
-def _outside(entry: Entry) -> bool:
-    return entry.canonical.startswith("head/")
+    def _writers(self) -> list[_Known]:
+        return [
+            _Known(_pattern(entry.canonical), entry, inside)
+            for inside, entries in ((True, self.entries), (False, self.classifier))
+            for entry in entries
+        ]
 
 
 def _pattern(template: str) -> re.Pattern[str]:

@@ -34,8 +34,9 @@ class Converted:
 def to_canonical(tensors: Tensors, names: NameMap, expected: Mapping[str, tuple[int, ...]], where: str) -> Converted:
     """The tensors of a file as nested params, in the file's dtypes.
 
-    `expected` are the shapes the model needs by canonical path, in its order. Names the family knows to ignore, and the
-    weights of a pooler or head that the model lacks, are carried over. Raises `InputError` listing all tensors that are
+    `expected` are the shapes the model needs by canonical path, in its order. Names the family knows to ignore, the
+    weights of a pooler or head that the model lacks, and those of a pooler that a classifier's own stand in for, are
+    carried over. Raises `InputError` listing all tensors that are
     missing, extra, misshapen or no floating-point numbers, each by its foreign name and its path; `where` names the
     file.
     """
@@ -46,7 +47,8 @@ def to_canonical(tensors: Tensors, names: NameMap, expected: Mapping[str, tuple[
     for name, spec in tensors.specs.items():
         path, transform = names.to_canonical(name) or ("", "copy")
         scope = path.partition("/")[0]
-        if names.is_ignored(name) or (scope in ENDS and scope not in scopes):
+        absent = scope in ENDS and scope not in scopes
+        if names.is_ignored(name) or absent or names.gives_way(name, tensors.specs):
             carried.append(name)
         elif path not in expected:
             faults.extra.append(f"{name} {list(spec.shape)}" + (f" -> {path}" if path else ""))
@@ -65,7 +67,7 @@ def to_canonical(tensors: Tensors, names: NameMap, expected: Mapping[str, tuple[
     common = prefix((name for name, _ in found.values()), names)
     for path, shape in expected.items():
         if path not in found:
-            name, transform = names.to_foreign(path, common) or (path, "copy")
+            name, transform = names.to_foreign(path, common, classifier="head" in scopes) or (path, "copy")
             faults.missing.append(f"{name} {list(_their_shape(shape, transform))} -> {path}")
     if faults:
         raise InputError(faults.message(where, names))
@@ -81,12 +83,13 @@ def to_foreign(
 ) -> dict[str, np.ndarray]:
     """Nested params under foreign names: those of `as_read` (path to name), else the family's present ones.
 
-    `prefix` precedes the latter's backbone. Dtypes stay. Raises `InputError` for parameters the family has no name for.
+    `prefix` precedes the latter's backbone; params with a head have the names of a classifier's file. Dtypes stay.
+    Raises `InputError` for parameters the family has no name for.
     """
     tensors: dict[str, np.ndarray] = {}
     nameless = []
     for path, leaf in paths(params).items():
-        known = names.to_foreign(path, prefix)
+        known = names.to_foreign(path, prefix, classifier="head" in params)
         if known is None:
             nameless.append(path)
         else:

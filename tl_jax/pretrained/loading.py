@@ -61,7 +61,8 @@ def load(
     modules = _modules(folder, pooling)
     chosen = choose(pooling, modules, (known[0] for name in tensors if (known := names.to_canonical(name))))
     labels, dense = _find_head(folder, config, modules, chosen, auto=pooling == "auto")
-    model = Model(architecture.stages(architecture.CONFIG(config), chosen))
+    settings = architecture.CONFIG(config)
+    model = Model(architecture.stages(settings, chosen))
     if labels is not None:
         model = model.attach(classifier(len(labels), config))
 
@@ -77,7 +78,7 @@ def load(
         family=config["model_type"],
         config=config,
         source=source,
-        processor=TextProcessor.read(folder, config.get("max_position_embeddings")),
+        processor=TextProcessor.read(folder, settings.positions),
         pooling=chosen,
         names=read.names,
         carried=read.carried,

@@ -47,12 +47,12 @@ def save(
     """Write a Hugging Face folder: config.json, safetensors, the tokenizer's files; returns its path.
 
     An encoder is written as it was read: its class, its tensors' names, and those carried over. A classifier over
-    BERT's pooler becomes the class `…ForSequenceClassification`, with `labels` (default: the model's) in its config. A
-    classifier over `cls`, `mean` or `last` pooling, which no class of transformers describes, becomes a sentence-
-    transformers folder whose `2_Dense` is the head; `load` reads that head back with its labels. `format` insists on
-    one of the two, "hf" or "sentence-transformers". Parameters keep their dtypes. `max_shard_size` (bytes, or "5GB")
-    splits the weights; `card` becomes README.md. Somebody's own network, of which transformers has no class, is written
-    under its own paths, for `tl.load(folder, model=…)`.
+    `pooler` pooling becomes the class `…ForSequenceClassification`, with `labels` (default: the model's) in its config.
+    A classifier over `cls`, `mean` or `last` pooling, which no class of transformers describes, becomes a
+    sentence-transformers folder whose `2_Dense` is the head; `load` reads that head back with its labels. `format`
+    insists on one of the two, "hf" or "sentence-transformers". Parameters keep their dtypes. `max_shard_size` (bytes, or
+    "5GB") splits the weights; `card` becomes README.md. Somebody's own network, of which transformers has no class, is
+    written under its own paths, for `tl.load(folder, model=…)`.
 
     All or nothing: the folder appears when it is complete. Raises `InputError` for a folder that has something in it
     (`overwrite` replaces a model, and nothing but a model), and for what the format cannot hold: adapters that are not
@@ -197,8 +197,7 @@ def _label_config(labels: Sequence[str] | None, count: int) -> dict[str, Any]:
 def _of_backbone(carried: Mapping[str, Any], names: NameMap, read: str, front: str) -> dict[str, Any]:
     """The carried tensors that lie behind the prefix `read`, the head's left out, behind the prefix `front` instead."""
     own = (name for name in carried if name.startswith(read))
-    heads = {name for name in carried if (names.to_canonical(name) or ("",))[0].startswith("head/")}
-    return {front + name.removeprefix(read): carried[name] for name in own if name not in heads}
+    return {front + name.removeprefix(read): carried[name] for name in own if not names.is_classifiers(name)}
 
 
 def _set_dtype(config: dict[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
