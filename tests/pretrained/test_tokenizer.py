@@ -115,6 +115,123 @@ def test_ids_are_those_of_transformers(tmp_path: Path, rng: np.random.Generator,
                 assert types.tolist() == theirs_said["token_type_ids"][i], texts[i]
 
 
+# -- RoBERTa's ----------------------------------------------------------------------------------------------------
+
+MARKS = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3}
+
+
+def byte_level_folder(path: Path, **config: Any) -> Path:
+    """vocab.json and merges.txt of some texts, as RoBERTa's were made."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    learned = Tokenizer(models.BPE())
+    learned.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    letters = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=330, initial_alphabet=letters, show_progress=False)
+    learned.train_from_iterator(["where is my parcel? the parcels are where the hugging was, mot motée"] * 3, trainer)
+    path.mkdir()
+    learned.model.save(str(path))
+    vocab = json.loads((path / "vocab.json").read_text("utf-8"))
+    ids = MARKS | {token: i for i, token in enumerate(sorted(vocab, key=vocab.__getitem__), len(MARKS))}
+    (path / "vocab.json").write_text(json.dumps({**ids, "<mask>": len(ids)}), encoding="utf-8")
+    (path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "RobertaTokenizer", **config}))
+    (path / "config.json").write_text('{"model_type": "roberta"}')  # what transformers looks up
+    return path
+
+
+def sentencepiece_folder(path: Path, kind: str) -> Path:
+    """tokenizer.json of a small sentencepiece vocabulary, as transformers writes it."""
+    import transformers
+
+    pieces = ["▁", *"abcdehilmoprstuwy?,", "▁where", "▁is", "▁my", "▁parcel", "▁mot", "é", "中"]
+    vocab = [
+        *((mark, 0.0) for mark in MARKS),
+        *((piece, -float(i)) for i, piece in enumerate(pieces, 1)),
+        ("<mask>", 0.0),
+    ]
+    getattr(transformers, kind)(vocab=vocab).save_pretrained(path)
+    return path
+
+
+def assert_ids_are_theirs(ours: TextProcessor, theirs: Any, texts: list[str]) -> None:
+    pairs = texts[::-1]
+    for theirs_said, ours_said in (
+        (theirs(texts, return_token_type_ids=True), ours.encode(texts)),
+        (theirs(texts, pairs, return_token_type_ids=True), ours.encode(texts, pairs=pairs)),
+        (theirs(texts, truncation=True, max_length=7, return_token_type_ids=True), ours.encode(texts, 7)),
+    ):
+        for i, (ids, types) in enumerate(ours_said):
+            assert ids.tolist() == theirs_said["input_ids"][i], texts[i]
+            assert types.tolist() == theirs_said["token_type_ids"][i], texts[i]
+
+
+@pytest.mark.parametrize("config", [{}, {"add_prefix_space": True}])
+def test_ids_of_byte_level_pairs_are_those_of_transformers(
+    tmp_path: Path, rng: np.random.Generator, config: dict[str, Any]
+) -> None:
+    """From the two files, from tokenizer.json, and from the latter where the config says otherwise."""
+    import transformers
+
+    folder = byte_level_folder(tmp_path / "t", **config)
+    theirs = transformers.RobertaTokenizer.from_pretrained(folder)
+    texts = ODD + odd_texts(rng, 100) + ["<s> a</s> <unk>b<pad>"]
+    assert_ids_are_theirs(processor_of(folder), theirs, texts)
+    theirs.save_pretrained(tmp_path / "saved")
+    assert (tmp_path / "saved" / "tokenizer.json").exists()
+    assert_ids_are_theirs(processor_of(tmp_path / "saved"), theirs, texts)
+    set_json(tmp_path / "saved" / "tokenizer_config.json", add_prefix_space=not config.get("add_prefix_space", False))
+    moved = transformers.RobertaTokenizer.from_pretrained(tmp_path / "saved")
+    assert_ids_are_theirs(processor_of(tmp_path / "saved"), moved, texts)
+    assert moved(["where"])["input_ids"] != theirs(["where"])["input_ids"]
+
+
+@pytest.mark.parametrize("kind", ["XLMRobertaTokenizer", "CamembertTokenizer"])
+def test_ids_of_sentencepiece_are_those_of_transformers(tmp_path: Path, rng: np.random.Generator, kind: str) -> None:
+    import transformers
+
+    folder = sentencepiece_folder(tmp_path / "t", kind)
+    theirs = getattr(transformers, kind).from_pretrained(folder)
+    assert_ids_are_theirs(processor_of(folder), theirs, ODD + odd_texts(rng, 100))
+
+
+def test_the_pad_token_of_roberta(tmp_path: Path) -> None:
+    """Also where no file names it, as in the first folders of RoBERTa."""
+    folder = byte_level_folder(tmp_path / "t")
+    assert processor_of(folder).pad_id == 1
+    (folder / "special_tokens_map.json").write_text('{"pad_token": {"content": "<unk>"}}')
+    assert processor_of(folder).pad_id == 3
+    set_json(folder / "tokenizer_config.json", pad_token="<pad>")
+    assert processor_of(folder).pad_id == 1
+    for kind in ("XLMRobertaTokenizer", "CamembertTokenizer"):
+        assert processor_of(sentencepiece_folder(tmp_path / kind, kind)).pad_id == 1
+
+
+def test_two_files_that_are_no_vocabulary(tmp_path: Path) -> None:
+    folder = byte_level_folder(tmp_path / "t")
+    (folder / "merges.txt").write_text("one two three\n")
+    with pytest.raises(InputError, match=r"merges\.txt are not a tokenizer"):
+        processor_of(folder).encode(["a"])
+    (folder / "vocab.json").write_text('{"<s>": 0}')
+    with pytest.raises(InputError, match=r"vocab\.json lacks <unk>, </s>, <pad>: it is not a vocabulary of RoBERTa"):
+        processor_of(folder).encode(["a"])
+    (folder / "merges.txt").unlink()
+    assert TextProcessor.read(folder) is None
+
+
+def test_a_sentencepiece_model_alone_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    folder = sentencepiece_folder(tmp_path / "t", "XLMRobertaTokenizer")
+    (folder / "sentencepiece.bpe.model").write_bytes(b"pieces")
+    assert processor_of(folder).pad_id == 1
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(
+        InputError, match=r"sentencepiece\.bpe\.model alone.*AutoTokenizer\.from_pretrained\('.*t'\)\.save_"
+    ):
+        TextProcessor.read(folder)
+
+
+# -- padding, lengths and mistakes ---------------------------------------------------------------------------------
+
+
 def test_padding_and_truncation_written_into_the_file_are_left_out(tmp_path: Path) -> None:
     import transformers
 

@@ -22,6 +22,9 @@ FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",  # for a folder of it alone to be told what it lacks
     "modules.json",
     "sentence_bert_config.json",
     "config_sentence_transformers.json",

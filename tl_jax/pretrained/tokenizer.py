@@ -24,8 +24,14 @@ FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.txt",
+    "vocab.json",
+    "merges.txt",
     "sentence_bert_config.json",
 )
+# A vocabulary that `tokenizers` does not read; transformers writes it as tokenizer.json.
+SENTENCEPIECE = "sentencepiece.bpe.model"
+# What fills rows up where no file says: BERT's token and RoBERTa's.
+_PADS = ("[PAD]", "<pad>")
 
 
 class EncodedTexts(list[tuple[np.ndarray, np.ndarray]]):
@@ -65,9 +71,18 @@ class TextProcessor:
 
     @classmethod
     def read(cls, folder: Path, positions: int | None = None) -> TextProcessor | None:
-        """The tokenizer of a model's folder; None where it has none."""
+        """The tokenizer of a model's folder; None where it has none.
+
+        Raises `InputError` for a folder whose tokenizer is a sentencepiece model alone.
+        """
         files = {name: folder / name for name in FILES if (folder / name).is_file()}
-        if "tokenizer.json" not in files and "vocab.txt" not in files:
+        if not any(needed <= files.keys() for needed in _ENOUGH):
+            if (folder / SENTENCEPIECE).is_file():
+                raise InputError(
+                    f"{folder} has its tokenizer as {SENTENCEPIECE} alone, and tokenizer.json is what is read; "
+                    "transformers writes one, once: "
+                    f"AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
+                )
             return None
         return cls(files, positions, read_json(files.get("tokenizer_config.json")))
 
@@ -119,8 +134,10 @@ class TextProcessor:
     @cached_property
     def pad_id(self) -> int:
         """The id that fills rows up; what stands there is masked."""
-        token = self._settings.get("pad_token") or "[PAD]"
-        return self._tokenizer.token_to_id(token["content"] if isinstance(token, dict) else token) or 0
+        said = (self._settings, read_json(self.files.get("special_tokens_map.json")))
+        tokens = [_content(settings["pad_token"]) for settings in said if settings.get("pad_token")]
+        ids = (self._tokenizer.token_to_id(token) for token in (*tokens, *_PADS))
+        return next((i for i in ids if i is not None), 0)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -146,31 +163,33 @@ class TextProcessor:
         from tokenizers import Tokenizer
 
         path = self.files.get("tokenizer.json")
-        if path is None:
+        if path is None and "vocab.txt" in self.files:
             return _wordpiece(self.files["vocab.txt"], self._settings)
+        if path is None:
+            return _byte_level(self.files["vocab.json"], self.files["merges.txt"], self._settings)
         try:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as e:  # the package raises plain Exception
             raise InputError(f"{path} is not a tokenizer: {e}") from None
         tokenizer.no_padding()
         _set_normalizer(tokenizer, self._settings)
+        _set_pre_tokenizer(tokenizer, self._settings)
         return tokenizer
+
+
+# The files of which any one group makes a tokenizer.
+_ENOUGH: tuple[set[str], ...] = ({"tokenizer.json"}, {"vocab.txt"}, {"vocab.json", "merges.txt"})
 
 
 def _wordpiece(vocab: Path, settings: Mapping[str, Any]) -> Tokenizer:
     """BERT's tokenizer from its vocabulary, one token a line."""
-    from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
-
-    def special(role: str) -> str:
-        token = settings.get(f"{role}_token") or f"[{role.upper()}]"
-        return str(token["content"] if isinstance(token, dict) else token)
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
     # split at newlines alone: a vocabulary may hold other line separators as tokens
     lines = vocab.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
     ids = {line.removesuffix("\r"): i for i, line in enumerate(lines)}
-    roles = {role: special(role) for role in ("unk", "sep", "pad", "cls", "mask")}
-    if missing := [token for role, token in roles.items() if token not in ids and role != "mask"]:
-        raise InputError(f"{vocab} lacks {', '.join(missing)}: it is not a vocabulary of BERT")
+    roles = _roles(settings, {role: f"[{role.upper()}]" for role in ("unk", "sep", "pad", "cls", "mask")})
+    _check_roles(roles, ids, vocab, "BERT")
     tokenizer = Tokenizer(models.WordPiece(ids, unk_token=roles["unk"]))
     tokenizer.normalizer = normalizers.BertNormalizer(
         clean_text=True,
@@ -185,8 +204,50 @@ def _wordpiece(vocab: Path, settings: Mapping[str, Any]) -> Tokenizer:
         pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
         special_tokens=[(cls, ids[cls]), (sep, ids[sep])],
     )
-    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in roles.values() if t in ids])
+    _add_roles(tokenizer, roles)
     return tokenizer
+
+
+def _byte_level(vocab: Path, merges: Path, settings: Mapping[str, Any]) -> Tokenizer:
+    """RoBERTa's tokenizer, GPT-2's byte-level pairs between other special tokens, from its two files."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    standard = {"unk": "<unk>", "sep": "</s>", "pad": "<pad>", "cls": "<s>", "mask": "<mask>"}
+    roles = _roles(settings, standard)
+    _check_roles(roles, ids := read_json(vocab), vocab, "RoBERTa")
+    try:
+        tokenizer = Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
+    except Exception as e:  # the package raises plain Exception
+        raise InputError(f"{vocab} and {merges} are not a tokenizer: {e}") from None
+    spaced = bool(settings.get("add_prefix_space", False))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=spaced)
+    sep, cls = ((roles[role], ids[roles[role]]) for role in ("sep", "cls"))
+    tokenizer.post_processor = processors.RobertaProcessing(sep, cls, trim_offsets=True, add_prefix_space=spaced)
+    _add_roles(tokenizer, roles)
+    return tokenizer
+
+
+def _content(token: Any) -> str:
+    """A special token as a config writes it: a string, or an object that holds one."""
+    return str(token["content"] if isinstance(token, dict) else token)
+
+
+def _roles(settings: Mapping[str, Any], standard: Mapping[str, str]) -> dict[str, str]:
+    """The special tokens by role, those of `standard` unless the settings name others."""
+    return {role: _content(settings.get(f"{role}_token") or token) for role, token in standard.items()}
+
+
+def _check_roles(roles: Mapping[str, str], ids: Mapping[str, Any], vocab: Path, family: str) -> None:
+    if missing := [token for role, token in roles.items() if token not in ids and role != "mask"]:
+        raise InputError(f"{vocab} lacks {', '.join(missing)}: it is not a vocabulary of {family}")
+
+
+def _add_roles(tokenizer: Tokenizer, roles: Mapping[str, str]) -> None:
+    """Make those of the special tokens special that the vocabulary has."""
+    from tokenizers import AddedToken
+
+    known = [token for token in roles.values() if tokenizer.token_to_id(token) is not None]
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in known])
 
 
 def _set_normalizer(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> None:
@@ -205,6 +266,16 @@ def _set_normalizer(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> None:
         if theirs in settings and settings[theirs] != getattr(normalizer, ours):
             setattr(normalizer, ours, settings[theirs])
     tokenizer.normalizer = normalizer
+
+
+def _set_pre_tokenizer(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> None:
+    """Set RoBERTa's switch likewise: whether a text begins as its later words do, behind a space."""
+    from tokenizers import pre_tokenizers
+
+    splitter, spaced = tokenizer.pre_tokenizer, settings.get("add_prefix_space")
+    if isinstance(splitter, pre_tokenizers.ByteLevel) and spaced is not None and spaced != splitter.add_prefix_space:
+        splitter.add_prefix_space = spaced
+        tokenizer.pre_tokenizer = splitter
 
 
 def _mended(i: int, row: Any) -> Any:
