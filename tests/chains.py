@@ -4,7 +4,7 @@ plain    embeddings, layers with dropout, a pooled head: everything ordinary
 tied     the head reads the embedding's leaf (a tied `lm_head`)
 shared   three stages in one scope, told apart by a constant (ALBERT)
 normed   an image net with convolutions and batch norm
-bert     a BERT of a few hundred parameters, with a head
+bert     a BERT of a few hundred parameters, with a head; `roberta` likewise
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from jax import Array
 
 from tl_jax.errors import InputError
 from tl_jax.model import Model, Stage
-from tl_jax.models import bert as bert_family
+from tl_jax.models.families import family
 from tl_jax.models.layers import Dropout, LayerNorm, head_stage, normal, pooler_stage
 from tl_jax.rules import map_paths
 
@@ -140,7 +140,16 @@ BERT = {
 
 
 def bert(pooling: str = "mean", **config: Any) -> Model:
-    stages = bert_family.stages(bert_family.CONFIG(BERT | config), pooling)
+    return _encoder("bert", pooling, BERT | config)
+
+
+def roberta(pooling: str = "pooler", **config: Any) -> Model:
+    return _encoder("roberta", pooling, BERT | {"pad_token_id": 3, "classifier_dropout": 0.3} | config)
+
+
+def _encoder(model_type: str, pooling: str, config: Any) -> Model:
+    architecture = family(model_type)
+    stages = architecture.stages(architecture.CONFIG(config), pooling)
     return Model((*stages, head_stage(LABELS, dropout=0.2, init_std=0.5)))
 
 

@@ -95,6 +95,22 @@ def test_every_method_learns_and_is_the_same_when_opened_again(method: str, tune
     assert files.digests(again.variables) == files.digests(run.variables) == files.digests(variables)
 
 
+@pytest.mark.parametrize("kind", sorted(set(files.FAMILIES) - {"bert"}))
+def test_other_families_learn_and_leave_as_classes_of_transformers(kind: str, tiny: Tiny, tmp_path: Path) -> None:
+    import transformers
+
+    folder = files.write_bert(tmp_path / "model", kind=kind, pooling="pooler")
+    given = {"data": tiny.train, "eval_data": tiny.test, **files.settings("full", lr=5e-3, epochs=8)}
+    run = tl.finetune(folder, out=tmp_path / "run", quiet=True, **given)
+    assert run.metrics["accuracy"] > 0.6
+    answers = run.predict(TEXTS)
+    pipe = transformers.pipeline("text-classification", model=str(run.export(tmp_path / "out")), top_k=None)
+    assert type(pipe.model).__name__.endswith("ForSequenceClassification")
+    for answer, said in zip(answers, pipe(TEXTS), strict=True):
+        shares = {one["label"]: one["score"] for one in said}
+        assert close(dict(sorted(answer["probabilities"].items())), dict(sorted(shares.items())), 1e-4)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_the_figures_are_those_of_scikit_learn(method: str, tuned: Callable[[str], Any]) -> None:
     run = tuned(method)

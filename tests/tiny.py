@@ -45,6 +45,11 @@ CONFIG = {
     "initializer_range": 0.25,  # wide, for random weights to tell words apart
     "layer_norm_eps": 1e-12,
 }
+# The same for another family, where its config.json has other keys.
+FAMILIES = {
+    "bert": CONFIG,
+    "roberta": {**CONFIG, "architectures": ["RobertaModel"], "model_type": "roberta", "pad_token_id": 0},
+}
 # Settings under which the tiny model learns its messages in a second or two, by method.
 METHODS = {
     "probe": {},
@@ -62,23 +67,28 @@ HEAD = "last_layers:k=0"  # the head alone, by steps: compiles sooner than any o
 Row = tuple[str, str]
 
 
-def write_bert(folder: Path, *, pooling: str = "mean", seed: int = 0, **config: Any) -> Path:
-    """A Hugging Face folder of random weights, as transformers or (not `pooler`) sentence-transformers write it."""
+def write_bert(folder: Path, *, pooling: str = "mean", seed: int = 0, kind: str = "bert", **config: Any) -> Path:
+    """A Hugging Face folder of random weights, as transformers or (not `pooler`) sentence-transformers write it.
+
+    `kind` is one of `FAMILIES`.
+    """
     import jax
 
     from tl_jax.model import Model, ModelInfo
-    from tl_jax.models import bert
+    from tl_jax.models.families import family
     from tl_jax.pretrained import TextProcessor, save
 
-    raw = {**CONFIG, **config}
+    raw = {**FAMILIES[kind], **config}
+    architecture = family(kind)
+    settings = architecture.CONFIG(raw)
     files = folder.with_name(f"{folder.name}.tokenizer")
     files.mkdir(parents=True)
     (files / "vocab.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
-    settings = {"do_lower_case": True, "model_max_length": raw["max_position_embeddings"]}
-    (files / "tokenizer_config.json").write_text(json.dumps({**settings, "tokenizer_class": "BertTokenizer"}))
-    processor = TextProcessor.read(files, raw["max_position_embeddings"])
-    info = ModelInfo(family="bert", config=raw, processor=processor, pooling=pooling)
-    model = Model(bert.stages(bert.CONFIG(raw), pooling), info=info)
+    said = {"do_lower_case": True, "model_max_length": settings.positions, "tokenizer_class": "BertTokenizer"}
+    (files / "tokenizer_config.json").write_text(json.dumps(said))
+    processor = TextProcessor.read(files, settings.positions)
+    info = ModelInfo(family=kind, config=raw, processor=processor, pooling=pooling)
+    model = Model(architecture.stages(settings, pooling), info=info)
     save(folder, model, jax.tree.map(np.asarray, model.init(jax.random.key(seed))))
     if pooling != "pooler":
         types = {"": "Transformer", "1_Pooling": "Pooling"}
@@ -88,7 +98,7 @@ def write_bert(folder: Path, *, pooling: str = "mean", seed: int = 0, **config: 
         ]
         (folder / "modules.json").write_text(json.dumps(modules))
         (folder / "1_Pooling").mkdir()
-        mode = {"word_embedding_dimension": raw["hidden_size"], f"pooling_mode_{pooling}_tokens": True}
+        mode = {"word_embedding_dimension": settings.hidden_size, f"pooling_mode_{pooling}_tokens": True}
         (folder / "1_Pooling" / "config.json").write_text(json.dumps(mode))
     return folder
 

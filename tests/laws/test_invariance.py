@@ -63,9 +63,16 @@ def packed(chosen: list[dict[str, Any]], bins: list[list[int]], length: int) -> 
     return state | {"starts": starts, "mask": state["segments"] > 0}, labels.ravel(), real.ravel()
 
 
-@pytest.mark.parametrize(("mode", "pooling"), [("evaluation", "mean"), ("training", "pooler")])
-def test_loss_and_gradient_do_not_know_the_layout(mode, pooling, rng, seed):
-    model = chains.bert(pooling, num_hidden_layers=1)
+@pytest.mark.parametrize(
+    ("chain", "mode", "pooling"),
+    [
+        (chains.bert, "evaluation", "mean"),
+        (chains.bert, "training", "pooler"),
+        (chains.roberta, "training", "pooler"),
+    ],
+)
+def test_loss_and_gradient_do_not_know_the_layout(chain, mode, pooling, rng, seed):
+    model = chain(pooling, num_hidden_layers=1)
     params = chains.variables(model, rng)["params"]
     options = {"train_from": "embeddings", "key": jax.random.key(seed)} if mode == "training" else {}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -418,6 +420,22 @@ def test_rows_of_pure_padding_are_finite(pooling, dense, rng):
     assert pooling != "mean" or not alone.any()  # the mean of no position is zero
     segments = np.asarray([[1, 1, 0, 0, 0], [0] * 5])
     assert np.isfinite(pool(pooling, hidden, segments, np.asarray([[0, 4], [0, 0]]), params)).all()
+
+
+def test_the_dense_pooling_drops_what_it_reads(rng):
+    """As the classifiers that have it do; the same of an example wherever it lies."""
+    hidden = rng.normal(1, 0.1, size=(2, 5, 40)).astype(np.float32)
+    noise = rng.integers(0, 2**32, (2, 5), np.uint32)
+    params = {"params": {"dense": {"kernel": np.eye(40, dtype=np.float32), "bias": np.zeros(40, np.float32)}}}
+    pooler, key = Pooler("pooler", "relu", dropout=0.5), {"dropout": jax.random.key(0)}
+    run = partial(pooler.apply, params, train=True, rngs=key)
+    first = np.asarray(run(hidden, np.ones((2, 5), np.int32), None, noise))
+    kept = first > 0
+    assert 0.2 < kept.mean() < 0.8 and relative(first, np.where(kept, 2 * hidden[:, 0], 0)) < 1e-6
+    row, segments = np.concatenate(hidden)[None], np.repeat([1, 2], 5)[None]
+    packed = run(row, segments, np.asarray([[0, 5]]), noise.reshape(1, 10))
+    np.testing.assert_array_equal(packed, first)
+    assert relative(pooler.apply(params, hidden, SEGMENTS[:2], None, noise, train=False), hidden[:, 0]) < 1e-6
 
 
 def test_an_unknown_pooling_names_the_choices():

@@ -5,20 +5,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tl_jax.models.bert import NAMES
+from tl_jax.models.families import FAMILIES, family
 from tl_jax.models.names import Entry, NameMap, dense
 
 WORD = st.from_regex(r"[a-zA-Z_]{1,6}", fullmatch=True)
 
 
-@given(st.sampled_from(NAMES.entries), st.integers(0, 300), st.sampled_from(["", *NAMES.prefixes]))
-def test_bert_names_are_two_way(entry: Entry, i: int, prefix: str) -> None:
+@pytest.mark.parametrize("model_type", FAMILIES)
+@given(st.data(), st.integers(0, 300), st.booleans())
+def test_the_names_of_a_family_are_two_way(model_type: str, data: st.DataObject, i: int, of_classifier: bool) -> None:
+    names = family(model_type).NAMES
+    entry = data.draw(st.sampled_from(names.classifier if of_classifier else names.entries))
+    prefix = data.draw(st.sampled_from(["", *names.prefixes]))
     path = entry.canonical.format(i=i)
-    name, transform = NAMES.to_foreign(path, prefix) or ("", "")
+    name, transform = names.to_foreign(path, prefix, classifier=of_classifier) or ("", "")
     assert (name.removeprefix(prefix), transform) == (entry.foreign.format(i=i), entry.transform)
-    assert NAMES.to_canonical(name) == (path, transform)
-    assert not NAMES.is_ignored(name)
+    assert names.to_canonical(name) == (path, transform)
+    assert names.is_classifiers(name) == of_classifier and not names.is_ignored(name)
     for older in entry.older:
-        assert NAMES.to_canonical(prefix + older.format(i=i)) == (path, transform)
+        assert names.to_canonical(prefix + older.format(i=i)) == (path, transform)
 
 
 @st.composite

@@ -1,4 +1,4 @@
-"""Tiny BERTs written by transformers itself, of odd widths and with random weights: what our files are held against."""
+"""Tiny models written by transformers itself, of odd widths and with random weights: what ours are held against."""
 
 from __future__ import annotations
 
@@ -23,18 +23,27 @@ CONFIG = {
     "max_position_embeddings": 23,
     "type_vocab_size": 2,
 }
+# What the config of another family has beside BERT's keys, or in place of them.
+OWN: dict[str, dict[str, Any]] = {
+    "roberta": {"pad_token_id": 0, "max_position_embeddings": 24},  # one row of which is padding's
+}
+OWN["xlm-roberta"] = OWN["camembert"] = OWN["roberta"]
 Maker = Callable[..., Path]
 
 
 @pytest.fixture
 def tiny_bert(tmp_path: Path, seed: int) -> Maker:
-    """`tiny_bert("BertModel", dtype="float32", shard=None, **config)` writes such a folder and returns it."""
+    """`tiny_bert("BertModel", dtype="float32", shard=None, **config)` writes such a folder and returns it.
+
+    The class may be another family's.
+    """
     import torch
     import transformers
 
     def make(kind: str = "BertModel", *, dtype: str = "float32", shard: int | None = None, **config: Any) -> Path:
         torch.manual_seed(seed)
-        model = getattr(transformers, kind)(transformers.BertConfig(**{**CONFIG, **config}))
+        cls = getattr(transformers, kind)
+        model = cls(cls.config_class(**{**CONFIG, **OWN.get(cls.config_class.model_type, {}), **config}))
         with torch.no_grad():
             for tensor in model.parameters():  # biases start at zero and norms at one: neither would show a mix-up
                 tensor.add_(0.3 * torch.randn_like(tensor))

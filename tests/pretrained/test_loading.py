@@ -14,6 +14,7 @@ import pytest
 
 from tests.parity import PARITY, relative
 from tests.pretrained.conftest import Maker, outputs, rewrite, set_json, texts
+from tests.pretrained.test_tokenizer import byte_level_folder
 from tl_jax.errors import InputError
 from tl_jax.pretrained import load
 from tl_jax.pretrained.safetensors_files import read
@@ -43,11 +44,21 @@ def assert_computes_the_same(folder: Path, kind: str, rng: np.random.Generator) 
         assert relative(ours["pooled"], theirs.pooler_output) <= PARITY
 
 
-@pytest.mark.parametrize(("kind", "shard"), [("BertModel", 3000), ("BertForSequenceClassification", None)])
+@pytest.mark.parametrize(
+    ("kind", "shard"),
+    [
+        ("BertModel", 3000),
+        ("BertForSequenceClassification", None),
+        ("RobertaModel", None),
+        ("RobertaForSequenceClassification", 3000),
+        ("XLMRobertaForSequenceClassification", None),
+        ("CamembertForSequenceClassification", None),
+    ],
+)
 def test_computes_what_transformers_computes(
     tiny_bert: Maker, rng: np.random.Generator, kind: str, shard: int | None
 ) -> None:
-    labels = {"num_labels": 5} if kind != "BertModel" else {}
+    labels = {"num_labels": 5} if kind.endswith("Classification") else {}
     assert_computes_the_same(tiny_bert(kind, shard=shard, **labels), kind, rng)
 
 
@@ -119,6 +130,12 @@ def test_arrays_outlive_their_file(tiny_bert: Maker) -> None:
         ("BertForMaskedLM", "cls", set()),
         ("BertForTokenClassification", "cls", set()),
         ("BertForQuestionAnswering", "cls", set()),
+        ("RobertaModel", "pooler", {"pooler"}),
+        ("RobertaForSequenceClassification", "pooler", {"pooler", "head"}),
+        ("RobertaForMaskedLM", "cls", set()),
+        ("RobertaForTokenClassification", "cls", set()),
+        ("RobertaForQuestionAnswering", "cls", set()),
+        ("RobertaForMultipleChoice", "pooler", {"pooler"}),
     ],
 )
 def test_auto_follows_the_class(tiny_bert: Maker, kind: str, pooling: str, stages: set[str]) -> None:
@@ -130,14 +147,37 @@ def test_auto_follows_the_class(tiny_bert: Maker, kind: str, pooling: str, stage
     assert not set(model.info.names.values()) & set(model.info.carried)
 
 
-def test_a_pooling_chosen_by_hand_leaves_pooler_and_head_behind(tiny_bert: Maker) -> None:
-    model, variables = load(tiny_bert("BertForSequenceClassification"), pooling="mean")
+@pytest.mark.parametrize(
+    ("kind", "behind"),
+    [
+        ("BertForSequenceClassification", ("bert.pooler.dense", "classifier")),
+        ("RobertaForSequenceClassification", ("classifier.dense", "classifier.out_proj")),
+    ],
+)
+def test_a_pooling_chosen_by_hand_leaves_pooler_and_head_behind(
+    tiny_bert: Maker, kind: str, behind: tuple[str, ...]
+) -> None:
+    model, variables = load(tiny_bert(kind), pooling="mean")
     assert model.info.pooling == "mean"
     assert model.names[-1] == "pooler" and "pooler" not in variables["params"]
     assert model.info.labels is None
-    assert set(model.info.carried) == {
-        f"{name}.{part}" for name in ("bert.pooler.dense", "classifier") for part in ("weight", "bias")
+    assert set(model.info.carried) == {f"{name}.{part}" for name in behind for part in ("weight", "bias")}
+
+
+def test_a_classifier_reads_its_own_dense_layer_where_the_file_has_a_pooler_too(
+    tiny_bert: Maker, rng: np.random.Generator
+) -> None:
+    """As those that early versions of transformers wrote; the pooler is carried over, and never computed."""
+    folder = tiny_bert("RobertaForSequenceClassification")
+    pooler = {
+        f"roberta.pooler.dense.{part}": np.ones(shape, np.float32)
+        for part, shape in (("weight", (18, 18)), ("bias", 18))
     }
+    rewrite(folder, lambda n: n, **pooler)
+    model, _ = load(folder)
+    assert set(model.info.carried) == set(pooler)
+    assert model.info.names["pooler/dense/kernel"] == "classifier.dense.weight"
+    assert_computes_the_same(folder, "RobertaForSequenceClassification", rng)
 
 
 def test_the_head_comes_with_its_labels(tiny_bert: Maker) -> None:
@@ -153,9 +193,11 @@ def test_without_id2label_the_labels_are_transformers_own(tiny_bert: Maker) -> N
     assert load(folder)[0].info.labels == ("LABEL_0", "LABEL_1")
 
 
-def test_a_pooler_asked_for_must_be_there(tiny_bert: Maker) -> None:
-    with pytest.raises(InputError, match=r"(?s)missing \(2\):.*bert\.pooler\.dense\.weight \[18, 18\] -> pooler/dense"):
-        load(tiny_bert("BertForMaskedLM"), pooling="pooler")
+@pytest.mark.parametrize("family", ["Bert", "Roberta"])
+def test_a_pooler_asked_for_must_be_there(tiny_bert: Maker, family: str) -> None:
+    missing = rf"(?s)missing \(2\):.*{family.lower()}\.pooler\.dense\.weight \[18, 18\] -> pooler/dense"
+    with pytest.raises(InputError, match=missing):
+        load(tiny_bert(f"{family}ForMaskedLM"), pooling="pooler")
 
 
 def test_dropout_of_the_head_follows_the_config(tiny_bert: Maker) -> None:
@@ -192,8 +234,8 @@ def test_missing_extra_and_misshapen_are_told_at_once(tiny_bert: Maker) -> None:
 
 def test_a_file_of_another_family(tiny_bert: Maker) -> None:
     folder = tiny_bert()
-    rewrite(folder, lambda n: f"roberta.{n}")
-    with pytest.raises(InputError, match=r"behind the prefix 'roberta\.'.*is model_type in config\.json right"):
+    rewrite(folder, lambda n: f"electra.{n}")
+    with pytest.raises(InputError, match=r"behind the prefix 'electra\.'.*is model_type in config\.json right"):
         load(folder)
 
 
@@ -260,3 +302,28 @@ def test_only_weights_are_read_from_other_folders(tiny_bert: Maker) -> None:
     model, _ = load(folder)
     assert model.info.processor is None
     assert replace(model.info, processor=None) == model.info
+
+
+def test_a_roberta_with_its_own_tokenizer(tiny_bert: Maker, tmp_path: Path, rng: np.random.Generator) -> None:
+    """Its pad token is 1, so of 25 positions a text has 23."""
+    words = byte_level_folder(tmp_path / "words")
+    size = len(json.loads((words / "vocab.json").read_text("utf-8")))
+    folder = tiny_bert(
+        "RobertaForSequenceClassification",
+        vocab_size=size,
+        pad_token_id=1,
+        max_position_embeddings=25,
+        type_vocab_size=1,
+    )
+    for name in ("vocab.txt", "tokenizer_config.json"):
+        (folder / name).unlink()
+    for path in words.iterdir():
+        if path.name != "config.json":
+            shutil.copyfile(path, folder / path.name)
+    model, _ = load(folder)
+    assert model.processor.max_length == 23
+    batch = model.processor(["a " * 40, "a"])
+    assert batch["tokens"].shape == (2, 23) and (batch["tokens"][1, 3:] == 1).all()
+    assert_computes_the_same(folder, "RobertaForSequenceClassification", rng)
+    with pytest.raises(InputError, match="max_length 24 is more than the 23 positions the model has"):
+        model.processor.encode(["a"], 24)

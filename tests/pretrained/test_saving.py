@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -57,6 +58,12 @@ def perturbed(variables: dict[str, Any]) -> dict[str, Any]:
         ("BertForMaskedLM", "bfloat16", None),
         ("BertForPreTraining", "float32", None),
         ("BertForTokenClassification", "float32", None),
+        ("RobertaModel", "bfloat16", None),
+        ("RobertaForSequenceClassification", "float32", 3000),
+        ("RobertaForMaskedLM", "float32", None),
+        ("RobertaForTokenClassification", "float32", None),
+        ("XLMRobertaForSequenceClassification", "float16", None),
+        ("CamembertForMultipleChoice", "float32", None),
     ],
 )
 def test_names_dtypes_and_bits_survive(
@@ -66,7 +73,7 @@ def test_names_dtypes_and_bits_survive(
     out = save(tmp_path / "out", *load(folder), max_shard_size=shard)
     assert_same_tensors(out, folder)
     assert (len(list(out.glob("*.safetensors"))) > 1) == (shard is not None)
-    labels = {"id2label", "label2id"} if kind == "BertForSequenceClassification" else set()  # defaults, now said
+    labels = {"id2label", "label2id"} if kind.endswith("ForSequenceClassification") else set()  # defaults, now said
     assert {k: v for k, v in config_of(out).items() if k not in labels} == config_of(folder)
     for name in ("vocab.txt", "tokenizer_config.json"):
         assert (out / name).read_bytes() == (folder / name).read_bytes()
@@ -92,11 +99,22 @@ def test_a_model_loads_as_it_was_saved(tiny_bert: Maker, tmp_path: Path) -> None
 # -- classifiers ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["BertModel", "BertForPreTraining", "BertForSequenceClassification"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "BertModel",
+        "BertForPreTraining",
+        "BertForSequenceClassification",
+        "RobertaModel",
+        "RobertaForSequenceClassification",
+        "XLMRobertaModel",
+        "CamembertModel",
+    ],
+)
 def test_a_classifier_over_the_pooler_is_a_class_of_transformers(
     tiny_bert: Maker, tmp_path: Path, rng: np.random.Generator, kind: str
 ) -> None:
-    folder = tiny_bert(kind)
+    folder, classifier = tiny_bert(kind), re.sub("Model|For.*", "", kind) + "ForSequenceClassification"
     if kind == "BertModel":
         rewrite(folder, lambda n: n, **{"embeddings.position_ids": np.arange(23)[None]})
     labels = ("billing", "delivery", 'ünïcode, with "quotes"')
@@ -106,19 +124,24 @@ def test_a_classifier_over_the_pooler_is_a_class_of_transformers(
     model, variables = with_head(model, variables, labels)
     out = save(tmp_path / "out", model, variables)
     config = config_of(out)
-    assert config["architectures"] == ["BertForSequenceClassification"]
+    assert config["architectures"] == [classifier]
     assert config["id2label"] == {str(i): label for i, label in enumerate(labels)}
     assert config["label2id"] == {label: i for i, label in enumerate(labels)}
-    expected = set(tensors_of(tiny_bert("BertForSequenceClassification")))
+    expected = set(tensors_of(tiny_bert(classifier)))
     assert set(tensors_of(out)) == expected | ({"bert.embeddings.position_ids"} if kind == "BertModel" else set())
-    assert_computes_the_same(out, "BertForSequenceClassification", rng)
-    assert load(out)[0].info.labels == labels
+    assert_computes_the_same(out, classifier, rng)
+    again, same = load(out)
+    assert again.info.labels == labels
+    assert_same_bits(same, variables)
 
 
-def test_transformers_pipeline_says_our_labels(tiny_bert: Maker, tmp_path: Path, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("kind", ["BertModel", "RobertaModel"])
+def test_transformers_pipeline_says_our_labels(
+    tiny_bert: Maker, tmp_path: Path, rng: np.random.Generator, kind: str
+) -> None:
     import transformers
 
-    model, variables = with_head(*load(tiny_bert()), ("no", "yes", "perhaps"))
+    model, variables = with_head(*load(tiny_bert(kind)), ("no", "yes", "perhaps"))
     out = save(tmp_path / "out", model, variables)
     asked = list(texts(rng, 6))
     pipe = transformers.pipeline("text-classification", model=str(out), top_k=None)
@@ -130,7 +153,14 @@ def test_transformers_pipeline_says_our_labels(tiny_bert: Maker, tmp_path: Path,
 
 @pytest.mark.parametrize(
     ("kind", "pooling"),
-    [("BertModel", "mean"), ("BertModel", "cls"), ("BertModel", "last"), ("BertForMaskedLM", "mean")],
+    [
+        ("BertModel", "mean"),
+        ("BertModel", "cls"),
+        ("BertModel", "last"),
+        ("BertForMaskedLM", "mean"),
+        ("RobertaForMaskedLM", "mean"),
+        ("RobertaForSequenceClassification", "cls"),
+    ],
 )
 def test_other_classifiers_are_sentence_transformers_folders(
     tiny_bert: Maker, tmp_path: Path, rng: np.random.Generator, kind: str, pooling: str
@@ -158,7 +188,7 @@ def test_other_classifiers_are_sentence_transformers_folders(
     import transformers
     from safetensors.torch import load_file
 
-    backbone = transformers.BertModel.from_pretrained(out, attn_implementation="eager").eval()
+    backbone = transformers.AutoModel.from_pretrained(out, attn_implementation="eager").eval()
     batch = model.info.processor(list(texts(rng, 5)))
     mask = torch.as_tensor(batch["mask"])
     with torch.no_grad():

@@ -10,6 +10,9 @@ from tl_jax.errors import InputError
 # model_type of a config.json: the module with its CONFIG, stages and NAMES, and what its classes' names begin with
 FAMILIES = {
     "bert": ("tl_jax.models.bert", "Bert"),
+    "roberta": ("tl_jax.models.roberta", "Roberta"),
+    "xlm-roberta": ("tl_jax.models.roberta", "XLMRoberta"),
+    "camembert": ("tl_jax.models.roberta", "Camembert"),
 }
 
 
