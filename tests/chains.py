@@ -4,7 +4,7 @@ plain    embeddings, layers with dropout, a pooled head: everything ordinary
 tied     the head reads the embedding's leaf (a tied `lm_head`)
 shared   three stages in one scope, told apart by a constant (ALBERT)
 normed   an image net with convolutions and batch norm
-bert     a BERT of a few hundred parameters, with a head; `roberta` likewise
+bert     a BERT of a few hundred parameters, with a head; `roberta` and `distilbert` likewise
 """
 
 from __future__ import annotations
@@ -145,6 +145,11 @@ def bert(pooling: str = "mean", **config: Any) -> Model:
 
 def roberta(pooling: str = "pooler", **config: Any) -> Model:
     return _encoder("roberta", pooling, BERT | {"pad_token_id": 3, "classifier_dropout": 0.3} | config)
+
+
+def distilbert(pooling: str = "pooler", num_hidden_layers: int = 2) -> Model:
+    raw = {"vocab_size": VOCABULARY, "dim": WIDTH, "n_layers": num_hidden_layers, "n_heads": 3, "hidden_dim": 7}
+    return _encoder("distilbert", pooling, raw | {"max_position_embeddings": 16, "initializer_range": 0.3})
 
 
 def _encoder(model_type: str, pooling: str, config: Any) -> Model:

@@ -49,6 +49,17 @@ CONFIG = {
 FAMILIES = {
     "bert": CONFIG,
     "roberta": {**CONFIG, "architectures": ["RobertaModel"], "model_type": "roberta", "pad_token_id": 0},
+    "distilbert": {
+        "architectures": ["DistilBertModel"],
+        "model_type": "distilbert",
+        "vocab_size": len(WORDS),
+        "dim": 32,
+        "n_layers": 2,
+        "n_heads": 4,
+        "hidden_dim": 48,
+        "max_position_embeddings": 40,
+        "initializer_range": 0.25,
+    },
 }
 # Settings under which the tiny model learns its messages in a second or two, by method.
 METHODS = {

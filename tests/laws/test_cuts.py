@@ -8,7 +8,7 @@ import pytest
 from tests import chains
 from tests.parity import assert_close, assert_same_bits
 
-CHAINS = (chains.plain, chains.tied, chains.shared, chains.normed, chains.bert, chains.roberta)
+CHAINS = (chains.plain, chains.tied, chains.shared, chains.normed, chains.bert, chains.roberta, chains.distilbert)
 MODES = ("evaluation", "training")
 
 

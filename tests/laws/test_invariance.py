@@ -69,6 +69,7 @@ def packed(chosen: list[dict[str, Any]], bins: list[list[int]], length: int) -> 
         (chains.bert, "evaluation", "mean"),
         (chains.bert, "training", "pooler"),
         (chains.roberta, "training", "pooler"),
+        (chains.distilbert, "training", "pooler"),
     ],
 )
 def test_loss_and_gradient_do_not_know_the_layout(chain, mode, pooling, rng, seed):

@@ -12,7 +12,9 @@ from tl_jax.groups import FROZEN
 from tl_jax.methods import discriminative, last_layers, lora, lp_ft, merge, probe
 from tl_jax.rules import map_paths, paths
 
-every = pytest.mark.parametrize("chain", [chains.bert, chains.roberta], ids=lambda chain: chain.__name__)
+every = pytest.mark.parametrize(
+    "chain", [chains.bert, chains.roberta, chains.distilbert], ids=lambda chain: chain.__name__
+)
 
 
 def plan_of(method, chain, rng):

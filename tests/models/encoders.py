@@ -76,4 +76,18 @@ def _paddings_own(rng: np.random.Generator) -> dict[str, Any]:
 ENCODERS = (
     Encoder("bert", pooler=True),
     Encoder("roberta", pooler=True, own=_paddings_own),
+    Encoder(
+        "distilbert",
+        pooler=False,
+        keys={
+            "hidden_size": "dim",
+            "num_hidden_layers": "n_layers",
+            "num_attention_heads": "n_heads",
+            "intermediate_size": "hidden_dim",
+            "hidden_act": "activation",
+            "type_vocab_size": None,
+            "layer_norm_eps": None,
+        },
+        own=lambda rng: {"seq_classif_dropout": 0.3, "sinusoidal_pos_embds": bool(rng.integers(2))},
+    ),
 )

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.models.encoders import ENCODERS
 from tl_jax.model import Model
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a b c d e ##a ##b ##c , . where is my parcel ##s ? the".split()
@@ -43,7 +44,9 @@ def tiny_bert(tmp_path: Path, seed: int) -> Maker:
     def make(kind: str = "BertModel", *, dtype: str = "float32", shard: int | None = None, **config: Any) -> Path:
         torch.manual_seed(seed)
         cls = getattr(transformers, kind)
-        model = cls(cls.config_class(**{**CONFIG, **OWN.get(cls.config_class.model_type, {}), **config}))
+        family = cls.config_class.model_type
+        named = next((encoder.named for encoder in ENCODERS if encoder.model_type == family), dict)
+        model = cls(cls.config_class(**named({**CONFIG, **OWN.get(family, {}), **config})))
         with torch.no_grad():
             for tensor in model.parameters():  # biases start at zero and norms at one: neither would show a mix-up
                 tensor.add_(0.3 * torch.randn_like(tensor))

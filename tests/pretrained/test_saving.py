@@ -22,7 +22,7 @@ from tests.pretrained.conftest import Maker, assert_same_tensors, outputs, rewri
 from tests.pretrained.test_loading import assert_computes_the_same
 from tl_jax.errors import InputError
 from tl_jax.model import Model
-from tl_jax.models.layers import head_stage
+from tl_jax.models.heads import classifier
 from tl_jax.pretrained import load, save
 from tl_jax.rules import map_paths
 
@@ -33,7 +33,7 @@ def config_of(folder: Path) -> dict[str, Any]:
 
 def with_head(model: Model, variables: dict[str, Any], labels: tuple[str, ...]) -> tuple[Model, dict[str, Any]]:
     """The model with a random head on top, as a task attaches one."""
-    model = model.attach(head_stage(len(labels), 0.1, 0.02))
+    model = model.attach(classifier(len(labels), model.info.config))
     rng = np.random.default_rng(3)
     head = {"kernel": rng.normal(size=(18, len(labels))), "bias": rng.normal(size=len(labels))}
     head = {name: leaf.astype(np.float32) for name, leaf in head.items()}
@@ -64,6 +64,10 @@ def perturbed(variables: dict[str, Any]) -> dict[str, Any]:
         ("RobertaForTokenClassification", "float32", None),
         ("XLMRobertaForSequenceClassification", "float16", None),
         ("CamembertForMultipleChoice", "float32", None),
+        ("DistilBertModel", "bfloat16", None),
+        ("DistilBertForSequenceClassification", "float32", 3000),
+        ("DistilBertForMaskedLM", "float32", None),
+        ("DistilBertForQuestionAnswering", "float32", None),
     ],
 )
 def test_names_dtypes_and_bits_survive(
@@ -109,12 +113,13 @@ def test_a_model_loads_as_it_was_saved(tiny_bert: Maker, tmp_path: Path) -> None
         "RobertaForSequenceClassification",
         "XLMRobertaModel",
         "CamembertModel",
+        "DistilBertForSequenceClassification",
     ],
 )
 def test_a_classifier_over_the_pooler_is_a_class_of_transformers(
     tiny_bert: Maker, tmp_path: Path, rng: np.random.Generator, kind: str
 ) -> None:
-    folder, classifier = tiny_bert(kind), re.sub("Model|For.*", "", kind) + "ForSequenceClassification"
+    folder, written = tiny_bert(kind), re.sub("Model|For.*", "", kind) + "ForSequenceClassification"
     if kind == "BertModel":
         rewrite(folder, lambda n: n, **{"embeddings.position_ids": np.arange(23)[None]})
     labels = ("billing", "delivery", 'ünïcode, with "quotes"')
@@ -124,24 +129,27 @@ def test_a_classifier_over_the_pooler_is_a_class_of_transformers(
     model, variables = with_head(model, variables, labels)
     out = save(tmp_path / "out", model, variables)
     config = config_of(out)
-    assert config["architectures"] == [classifier]
+    assert config["architectures"] == [written]
     assert config["id2label"] == {str(i): label for i, label in enumerate(labels)}
     assert config["label2id"] == {label: i for i, label in enumerate(labels)}
-    expected = set(tensors_of(tiny_bert(classifier)))
+    expected = set(tensors_of(tiny_bert(written)))
     assert set(tensors_of(out)) == expected | ({"bert.embeddings.position_ids"} if kind == "BertModel" else set())
-    assert_computes_the_same(out, classifier, rng)
+    assert_computes_the_same(out, written, rng)
     again, same = load(out)
     assert again.info.labels == labels
     assert_same_bits(same, variables)
 
 
-@pytest.mark.parametrize("kind", ["BertModel", "RobertaModel"])
+@pytest.mark.parametrize("kind", ["BertModel", "RobertaModel", "DistilBertForSequenceClassification"])
 def test_transformers_pipeline_says_our_labels(
     tiny_bert: Maker, tmp_path: Path, rng: np.random.Generator, kind: str
 ) -> None:
     import transformers
 
-    model, variables = with_head(*load(tiny_bert(kind)), ("no", "yes", "perhaps"))
+    model, variables = load(tiny_bert(kind))
+    if "head" in model.names:
+        model = replace(model, stages=model.stages[:-1])
+    model, variables = with_head(model, variables, ("no", "yes", "perhaps"))
     out = save(tmp_path / "out", model, variables)
     asked = list(texts(rng, 6))
     pipe = transformers.pipeline("text-classification", model=str(out), top_k=None)
@@ -160,6 +168,8 @@ def test_transformers_pipeline_says_our_labels(
         ("BertForMaskedLM", "mean"),
         ("RobertaForMaskedLM", "mean"),
         ("RobertaForSequenceClassification", "cls"),
+        ("DistilBertModel", "mean"),
+        ("DistilBertForSequenceClassification", "last"),
     ],
 )
 def test_other_classifiers_are_sentence_transformers_folders(
@@ -252,7 +262,11 @@ def test_jax_arrays_of_any_layout_are_written(tiny_bert: Maker, tmp_path: Path) 
 
 @pytest.fixture
 def sentence_bert(tiny_bert: Maker) -> Path:
-    folder = tiny_bert()
+    return sentence_folder(tiny_bert())
+
+
+def sentence_folder(folder: Path) -> Path:
+    """The folder with the modules of sentence-transformers in it: mean pooling, and vectors of length one."""
     kinds = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
     modules = [
         {"idx": i, "name": str(i), "path": p, "type": f"sentence_transformers.models.{kind}"}
@@ -278,8 +292,14 @@ def test_its_modules_come_along(sentence_bert: Path, tmp_path: Path) -> None:
         assert (out / name).read_bytes() == (sentence_bert / name).read_bytes()
 
 
+@pytest.mark.parametrize("kind", ["BertModel", "RobertaModel", "DistilBertModel"])
+def test_another_pooling_is_written_with_its_width(tiny_bert: Maker, tmp_path: Path, kind: str) -> None:
+    out = save(tmp_path / "cls", *load(sentence_folder(tiny_bert(kind)), pooling="cls"))
+    assert load(out)[0].info.pooling == "cls"
+    assert config_of(out / "1_Pooling")["word_embedding_dimension"] == 18
+
+
 def test_its_pooling_is_the_one_in_effect(sentence_bert: Path, tmp_path: Path) -> None:
-    assert load(save(tmp_path / "cls", *load(sentence_bert, pooling="cls")))[0].info.pooling == "cls"
     out = save(tmp_path / "pooler", *load(sentence_bert, pooling="pooler"))
     assert not (out / "modules.json").exists()
     assert load(out)[0].info.pooling == "pooler"

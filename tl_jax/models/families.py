@@ -13,6 +13,7 @@ FAMILIES = {
     "roberta": ("tl_jax.models.roberta", "Roberta"),
     "xlm-roberta": ("tl_jax.models.roberta", "XLMRoberta"),
     "camembert": ("tl_jax.models.roberta", "Camembert"),
+    "distilbert": ("tl_jax.models.distilbert", "DistilBert"),
 }
 
 

@@ -8,10 +8,11 @@ from typing import Any
 from tl_jax.model import Stage
 from tl_jax.models.layers import head_stage
 
+# What config.json calls the dropout below the last layer, by family; null or absent means the next.
+_DROPOUTS = ("seq_classif_dropout", "classifier_dropout", "hidden_dropout_prob")
+
 
 def classifier(labels: int, config: Mapping[str, Any]) -> Stage:
     """The stage `head` of a classifier; its dropout and first values follow a raw config.json."""
-    dropout = config.get("classifier_dropout")
-    if dropout is None:
-        dropout = config.get("hidden_dropout_prob", 0.0)
-    return head_stage(labels, float(dropout), float(config.get("initializer_range", 0.02)))
+    said = (config[key] for key in _DROPOUTS if config.get(key) is not None)
+    return head_stage(labels, float(next(said, 0.0)), float(config.get("initializer_range", 0.02)))

@@ -260,7 +260,8 @@ def _copy_modules(source: Path, pooling: str, config: Mapping[str, Any], folder:
     if known.pooling == pooling:
         _copy(source / place / "config.json", folder / place / "config.json")
     else:
-        write_json(folder / place / "config.json", mode_config(pooling, config["hidden_size"]))
+        width = family(config["model_type"]).CONFIG(config).hidden_size
+        write_json(folder / place / "config.json", mode_config(pooling, width))
     extra = source / "config_sentence_transformers.json"
     if extra.is_file():
         _copy(extra, folder / extra.name)
