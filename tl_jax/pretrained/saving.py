@@ -50,9 +50,9 @@ def save(
     `pooler` pooling becomes the class `…ForSequenceClassification`, with `labels` (default: the model's) in its config.
     A classifier over `cls`, `mean` or `last` pooling, which no class of transformers describes, becomes a
     sentence-transformers folder whose `2_Dense` is the head; `load` reads that head back with its labels. `format`
-    insists on one of the two, "hf" or "sentence-transformers". Parameters keep their dtypes. `max_shard_size` (bytes, or
-    "5GB") splits the weights; `card` becomes README.md. Somebody's own network, of which transformers has no class, is
-    written under its own paths, for `tl.load(folder, model=…)`.
+    insists on one of the two, "hf" or "sentence-transformers". Parameters keep their dtypes. `max_shard_size` (bytes,
+    or "5GB") splits the weights; `card` becomes README.md. Somebody's own network, of which transformers has no class,
+    is written under its own paths, for `tl.load(folder, model=…)`.
 
     All or nothing: the folder appears when it is complete. Raises `InputError` for a folder that has something in it
     (`overwrite` replaces a model, and nothing but a model), and for what the format cannot hold: adapters that are not
