@@ -18,7 +18,7 @@ import tl_jax as tl
 from tests import tiny as files
 from tests.tiny import HEAD, Tiny
 from tl_jax.cli.main import main
-from tl_jax.pretrained import safetensors_files
+from tl_jax.pretrained import safetensors_files, weights
 
 ONE_EPOCH = ["--method", HEAD, "--lr", "1e-2", "--epochs", "1", "--batch-size", "16"]
 
@@ -190,7 +190,7 @@ def test_a_model_that_is_not_there_names_the_nearest(shell: Shell, copied: Path)
 
 def test_weights_that_do_not_fit_are_listed_together(shell: Shell, copied: Path) -> None:
     path = copied / "model" / "model.safetensors"
-    tensors = dict(safetensors_files.read(copied / "model"))
+    tensors = dict(weights.read(copied / "model"))
     query = next(name for name in tensors if name.endswith("layer.0.attention.self.query.weight"))
     value = query.replace("query", "value")
     tensors[value] = tensors[value][:-1]
@@ -460,7 +460,7 @@ def test_weights_that_moved(shell: Shell, copied: Path) -> None:
 
 
 def test_weights_that_changed(shell: Shell, copied: Path) -> None:
-    tensors = dict(safetensors_files.read(copied / "model"))
+    tensors = dict(weights.read(copied / "model"))
     name = next(iter(tensors))
     tensors[name] = tensors[name] + np.float32(1e-3)
     safetensors_files.write(copied / "model" / "model.safetensors", tensors)

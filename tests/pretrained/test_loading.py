@@ -18,7 +18,7 @@ from tests.pretrained.conftest import Maker, outputs, rewrite, set_json, texts
 from tests.pretrained.test_tokenizer import byte_level_folder
 from tl_jax.errors import InputError
 from tl_jax.pretrained import load
-from tl_jax.pretrained.safetensors_files import read
+from tl_jax.pretrained.weights import read
 from tl_jax.rules import paths
 
 

@@ -17,7 +17,8 @@ from hypothesis.extra import numpy as hnp
 
 from tests.pretrained.conftest import Maker, assert_same_tensors, tensors_of
 from tl_jax.errors import InputError
-from tl_jax.pretrained.safetensors_files import INDEX, Tensors, read, write, write_folder
+from tl_jax.pretrained.safetensors_files import INDEX, Tensors, write, write_folder
+from tl_jax.pretrained.weights import read
 
 DTYPES = [
     np.dtype(d) for d in "float64 float32 float16 int64 int32 int16 int8 uint64 uint32 uint16 uint8 bool".split()
@@ -173,6 +174,13 @@ def test_an_index_that_names_a_missing_shard(sharded: Path) -> None:
     with pytest.raises(
         InputError, match=r"index\.json names model-00002-of-00003\.safetensors, which the folder lacks"
     ):
+        read(sharded)
+
+
+@pytest.mark.parametrize("shard", ["../model.safetensors", "/tmp/model.safetensors", "a/../../b"])
+def test_an_index_that_names_a_shard_elsewhere(sharded: Path, shard: str) -> None:
+    _edit_index(sharded, c=shard)
+    with pytest.raises(InputError, match=f"index.json names '{shard}', which does not lie in the folder itself"):
         read(sharded)
 
 

@@ -14,7 +14,7 @@ import pytest
 from tests.parity import PARITY, relative
 from tests.pretrained.conftest import assert_same_tensors, outputs
 from tl_jax.pretrained import fingerprint, load, save
-from tl_jax.pretrained.safetensors_files import read
+from tl_jax.pretrained.weights import read
 from tl_jax.rules import paths
 
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"

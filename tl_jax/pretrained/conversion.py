@@ -16,7 +16,7 @@ import numpy as np
 
 from tl_jax.errors import InputError
 from tl_jax.models.names import ENDS, NameMap, Transform
-from tl_jax.pretrained.safetensors_files import Tensors
+from tl_jax.pretrained.tensor_files import Tensors
 from tl_jax.rules import paths
 
 _SHOWN = 40  # lines of a kind in an error

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tl_jax.errors import InputError, did_you_mean
-from tl_jax.pretrained.safetensors_files import no_weights
 from tl_jax.pretrained.sources import FILES, Source, is_model_file
+from tl_jax.pretrained.weights import no_weights
 
 _log = logging.getLogger(__name__)
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

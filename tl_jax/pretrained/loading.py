@@ -16,7 +16,7 @@ from tl_jax.model import Model, ModelInfo
 from tl_jax.models.families import family
 from tl_jax.models.heads import classifier
 from tl_jax.models.names import Entry, NameMap
-from tl_jax.pretrained import safetensors_files
+from tl_jax.pretrained import weights
 from tl_jax.pretrained.conversion import to_canonical
 from tl_jax.pretrained.hub import resolve
 from tl_jax.pretrained.json_files import read_json
@@ -56,7 +56,7 @@ def load(
     config = _read_config(folder)
     architecture = family(config["model_type"])
     names: NameMap = architecture.NAMES
-    tensors = safetensors_files.read(folder)
+    tensors = weights.read(folder)
 
     modules = _modules(folder, pooling)
     chosen = choose(pooling, modules, (known[0] for name in tensors if (known := names.to_canonical(name))))
@@ -71,7 +71,7 @@ def load(
     read = to_canonical(tensors, names, expected, str(folder))
     params = read.params
     if dense is not None:
-        params |= to_canonical(safetensors_files.read(dense), DENSE_HEAD, in_dense, str(dense)).params
+        params |= to_canonical(weights.read(dense), DENSE_HEAD, in_dense, str(dense)).params
     if dtype is not None:
         params = map_paths(lambda _, leaf: leaf.astype(jnp.dtype(dtype)), params)
     info = ModelInfo(
@@ -92,7 +92,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         if (folder / "adapter_config.json").is_file():
-            raise InputError(safetensors_files.no_weights(str(folder), ["adapter_config.json"]))
+            raise InputError(weights.no_weights(str(folder), ["adapter_config.json"]))
         inside = sorted(p.parent.relative_to(folder).as_posix() for p in folder.glob("*/config.json"))
         hint = f"; did you mean {folder / inside[0]}?" if inside else ""
         raise InputError(f"{folder} is not a model: it holds no config.json{hint}")

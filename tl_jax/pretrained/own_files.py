@@ -18,7 +18,7 @@ import numpy as np
 
 from tl_jax.errors import InputError, nearest
 from tl_jax.model import Model, State, check_variables
-from tl_jax.pretrained import safetensors_files
+from tl_jax.pretrained import safetensors_files, weights
 from tl_jax.pretrained.json_files import read_json
 from tl_jax.rules import map_paths, paths
 
@@ -33,7 +33,7 @@ def load_into(model: Model, place: str | os.PathLike[str], inputs: State | None 
     config.json keeps become the model's. Raises `InputError` with every missing, extra and misshapen tensor at once.
     """
     path = Path(place).expanduser()
-    tensors = safetensors_files.read(path) if path.is_dir() else safetensors_files.Tensors([_file(path)])
+    tensors = weights.read(path) if path.is_dir() else safetensors_files.Tensors([_file(path)])
     shapes = model.shapes(inputs)
     expected = paths(shapes)
     known = {_plain(name): name for name in expected}

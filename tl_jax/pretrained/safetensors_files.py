@@ -1,8 +1,4 @@
-"""Reading and writing safetensors: the tensors of a folder, and the one function of the project that serialises them.
-
-Reading is lazy, a tensor at a time, into memory of its own: an array stays what it was when its file is replaced,
-overwritten or deleted afterwards (a memory map would change under it, or end the process).
-"""
+"""Reading and writing safetensors: the tensors of files, and the one function of the project that serialises them."""
 
 from __future__ import annotations
 
@@ -11,8 +7,8 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from tl_jax.errors import InputError
+from tl_jax.pretrained import tensor_files
+from tl_jax.pretrained.tensor_files import Spec
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -43,84 +41,19 @@ _DTYPES = {
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
-@dataclass(frozen=True)
-class Spec:
-    """What a file's header says of a tensor."""
+class Tensors(tensor_files.Tensors):
+    """The tensors of one or several safetensors files."""
 
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-
-class Tensors(Mapping[str, np.ndarray]):
-    """The tensors of one or several safetensors files, read when asked for; `specs` describes them without reading.
-
-    Raises `InputError` for a file that is damaged or none of the format, a dtype we do not compute with, and a tensor
-    that two places hold.
-    """
-
-    def __init__(self, files: list[Path]) -> None:
-        self.files = files
-        self.specs: dict[str, Spec] = {}
-        self._opened: dict[str, safe_open] = {}
-        for path in files:
-            opened = _open(path)
-            for name in _header_names(path):
-                if name in self.specs:
-                    raise InputError(f"{path}: the tensor {name!r} is listed twice")
-                part = opened.get_slice(name)
-                dtype = part.get_dtype()
-                if dtype not in _DTYPES:
-                    hint = "; dequantise the weights first" if dtype[:2] in ("F8", "F6", "F4") else ""
-                    raise InputError(f"{path}: the tensor {name!r} has the dtype {dtype}, which is not supported{hint}")
-                self.specs[name] = Spec(tuple(part.get_shape()), _DTYPES[dtype])
-                self._opened[name] = opened
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        spec, opened = self.specs[name], self._opened[name]
-        return np.asarray(opened.get_tensor(name)).reshape(spec.shape)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.specs)
-
-    def __len__(self) -> int:
-        return len(self.specs)
-
-
-def read(folder: Path) -> Tensors:
-    """The weights of a Hugging Face folder: model.safetensors, or the shards its index names.
-
-    Raises `InputError` for a folder without them (it says which other weights lie there), an index that names a missing
-    shard or disagrees with its shards, and whatever `Tensors` refuses.
-    """
-    if (folder / SINGLE).is_file():
-        return Tensors([folder / SINGLE])
-    if not (folder / INDEX).is_file():
-        raise InputError(no_weights(str(folder), (p.name for p in folder.iterdir())))
-    where = _weight_map(folder / INDEX)
-    shards = list(dict.fromkeys(where.values()))
-    if missing := [shard for shard in shards if not (folder / shard).is_file()]:
-        raise InputError(f"{folder / INDEX} names {', '.join(missing)}, which the folder lacks: download it again")
-    tensors = Tensors([folder / shard for shard in shards])
-    if astray := sorted(set(where) ^ set(tensors)):
-        raise InputError(
-            f"{folder / INDEX} and its shards disagree on {len(astray)} tensors: {', '.join(astray[:5])}"
-            + (" …" if len(astray) > 5 else "")
-        )
-    return tensors
-
-
-def no_weights(where: str, names: Iterable[str]) -> str:
-    """The message for a folder or repository whose files, `names`, hold no safetensors weights."""
-    names = sorted(names)
-    if "adapter_config.json" in names:
-        return f"{where} holds a PEFT adapter, not a model: give the model it was made for"
-    other = [n for n in names if re.fullmatch(r"(pytorch_model|flax_model|tf_model)\b.*\.(bin|msgpack|h5)", n)]
-    if other:
-        return (
-            f"{where} holds {other[0]} but no {SINGLE}, and only safetensors are read: "
-            "convert it with transformers' save_pretrained(safe_serialization=True)"
-        )
-    return f"{where} holds no {SINGLE}" + (f" (only {', '.join(names[:8])})" if names else " (nothing at all)")
+    def _entries(self, path: Path) -> Iterator[tuple[str, Spec, Callable[[], np.ndarray]]]:
+        opened = _open(path)
+        for name in _header_names(path):
+            part = opened.get_slice(name)
+            dtype = part.get_dtype()
+            if dtype not in _DTYPES:
+                hint = "; dequantise the weights first" if dtype[:2] in ("F8", "F6", "F4") else ""
+                raise InputError(f"{path}: the tensor {name!r} has the dtype {dtype}, which is not supported{hint}")
+            spec = Spec(tuple(part.get_shape()), _DTYPES[dtype])
+            yield name, spec, partial(_read, opened, name, spec.shape)
 
 
 def write(path: Path, tensors: Mapping[str, Any]) -> None:
@@ -180,13 +113,15 @@ def _open(path: Path) -> safe_open:
         return safe_open(path, framework="np")
     except SafetensorError as e:
         reason = str(e).removeprefix("Error while deserializing header: ")
-        with open(path, "rb") as file:
-            start = file.read(40)
-        if start.startswith(b"version https://git-lfs"):
-            raise InputError(f"{path} is a Git LFS pointer, not the weights: run git lfs pull in its folder") from None
+        if pointer := tensor_files.lfs_pointer(path):
+            raise InputError(pointer) from None
         if "not fully covered" in reason or "header length" in reason:
             raise InputError(f"{path} is truncated or damaged ({reason}): download or copy it again") from None
         raise InputError(f"{path} is not a safetensors file ({reason})") from None
+
+
+def _read(opened: safe_open, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    return np.asarray(opened.get_tensor(name)).reshape(shape)
 
 
 def _header_names(path: Path) -> list[str]:
@@ -195,22 +130,6 @@ def _header_names(path: Path) -> list[str]:
         header = file.read(int.from_bytes(file.read(8), "little"))
     pairs: list[tuple[str, Any]] = json.loads(header, object_pairs_hook=list)
     return [name for name, _ in pairs if name != "__metadata__"]
-
-
-def _weight_map(path: Path) -> dict[str, str]:
-    """An index's `{tensor: shard}`."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise InputError(f"{path}: {', '.join(map(repr, twice))} is listed twice")
-        return dict(pairs)
-
-    try:
-        where = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)["weight_map"]
-        return {str(name): str(Path(shard).name) for name, shard in where.items()}
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
-        raise InputError(f"{path} is not an index of shards: it must be JSON with a weight_map") from None
 
 
 def _shards(tensors: Mapping[str, Any], limit: int | None) -> list[dict[str, Any]]:
