@@ -95,6 +95,26 @@ def rewrite(folder: Path, rename: Callable[[str], str | None], **extra: np.ndarr
     save_file({**tensors, **extra}, path, metadata={"format": "pt"})
 
 
+def pickle_weights(folder: Path, shards: int = 1, rename: Callable[[str], str] = str, legacy: bool = False) -> None:
+    """Put torch's files in the place of a one-file folder's safetensors, with the same tensors."""
+    import torch
+
+    def write(tensors: dict[str, Any], name: str) -> None:
+        torch.save(tensors, folder / name, _use_new_zipfile_serialization=not legacy)
+
+    tensors = {rename(name): tensor for name, tensor in tensors_of(folder).items()}
+    (folder / "model.safetensors").unlink()
+    if shards == 1:
+        write(tensors, "pytorch_model.bin")
+        return
+    files = [f"pytorch_model-{i:05d}-of-{shards:05d}.bin" for i in range(1, shards + 1)]
+    where = {name: files[i % shards] for i, name in enumerate(tensors)}
+    for file in files:
+        write({name: tensors[name] for name in where if where[name] == file}, file)
+    index = {"metadata": {}, "weight_map": where}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+
+
 def set_json(path: Path, **values: Any) -> None:
     """Change keys of a JSON file; None takes one out."""
     content = json.loads(path.read_text()) | values

@@ -41,11 +41,11 @@ def hub(tiny_bert: Maker, tmp_path: Path) -> Iterator[Hub]:
     for name in ("README.md", "pytorch_model.bin", "modeling_evil.py", "onnx/model.safetensors", "onnx/model.onnx"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("never fetched")
-    pickled = tmp_path / "pickled"
-    pickled.mkdir()
-    for name in ("config.json", "pytorch_model.bin"):
-        (pickled / name).write_text("{}")
-    with serve(Hub({"someone/tiny-bert": folder, "someone/pickled": pickled})) as server:
+    flax = tmp_path / "flax"
+    flax.mkdir()
+    for name in ("config.json", "flax_model.msgpack"):
+        (flax / name).write_text("{}")
+    with serve(Hub({"someone/tiny-bert": folder, "someone/flax": flax})) as server:
         yield server
 
 
@@ -108,11 +108,11 @@ def test_a_repository_is_fetched_once_and_kept(hub: Hub, tmp_path: Path) -> None
 
 def test_repositories_that_cannot_be_had(hub: Hub, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    (missing, gated, pickled), _ = ask(hub.url, cache, "someone/missing", "someone/gated", "someone/pickled")
+    (missing, gated, flax), _ = ask(hub.url, cache, "someone/missing", "someone/gated", "someone/flax")
     assert "there is no folder someone/missing, and no repository of that name on the hub" in missing["error"]
     assert "HF_TOKEN" in missing["error"]
     assert "someone/gated is gated: ask for access" in gated["error"]
-    assert "the repository someone/pickled holds pytorch_model.bin but no model.safetensors" in pickled["error"]
+    assert "the repository someone/flax holds flax_model.msgpack but no model.safetensors" in flax["error"]
     assert not [line for line in hub.asked if "resolve" in line]  # nothing was downloaded for these
     (alone,), _ = ask(NOWHERE, cache, TINY)
     assert "the hub cannot be reached for someone/tiny-bert (ConnectError" in alone["error"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.parity import PARITY, relative
-from tests.pretrained.conftest import Maker, outputs, rewrite, set_json, texts
+from tests.pretrained.conftest import Maker, outputs, pickle_weights, rewrite, set_json, texts
 from tests.pretrained.test_tokenizer import byte_level_folder
 from tl_jax.errors import InputError
 from tl_jax.pretrained import load
@@ -79,6 +80,47 @@ def test_old_spellings_are_the_same_model(tiny_bert: Maker, rng: np.random.Gener
     assert model.info.names["embeddings/norm/scale"] == "bert.embeddings.LayerNorm.gamma"
     jax.tree.map(np.testing.assert_array_equal, now, then)
     assert_computes_the_same(folder, "BertModel", rng)
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["present names", "old names"])
+@pytest.mark.parametrize(("shards", "legacy"), [(1, False), (1, True), (3, False)])
+def test_pickles_are_the_same_model(tiny_bert: Maker, shards: int, legacy: bool, old: bool) -> None:
+    folder = tiny_bert()
+    _, expected = load(folder)
+
+    def older(name: str) -> str:
+        return f"bert.{name}".replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta")
+
+    pickle_weights(folder, shards, older if old else str, legacy)
+    model, variables = load(folder)
+    assert (model.info.names["embeddings/norm/scale"] == "bert.embeddings.LayerNorm.gamma") == old
+    jax.tree.map(np.testing.assert_array_equal, variables, expected)
+
+
+def test_a_pickle_of_two_generations(tiny_bert: Maker) -> None:
+    """What a file holds twice, under its old name and its present one, is told."""
+    import torch
+
+    folder = tiny_bert()
+    pickle_weights(folder)
+    tensors = torch.load(folder / "pytorch_model.bin")
+    tensors["embeddings.LayerNorm.gamma"] = tensors["embeddings.LayerNorm.weight"]
+    torch.save(tensors, folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"gamma \[18\] -> embeddings/norm/scale, which is also embeddings\.Layer"):
+        load(folder)
+
+
+def test_loading_a_pickle_holds_no_more_than_the_model_and_two_tensors(tiny_bert: Maker) -> None:
+    folder = tiny_bert(hidden_size=96, intermediate_size=1000, num_hidden_layers=4)
+    pickle_weights(folder, shards=2)
+    load(folder)  # what is imported and kept for good
+    tracemalloc.start()
+    _, variables = load(folder)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    sizes = [leaf.nbytes for leaf in paths(variables).values()]
+    assert sum(sizes) > 3_000_000
+    assert peak < sum(sizes) + 2 * max(sizes) + 500_000  # what describes the model and its files
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])

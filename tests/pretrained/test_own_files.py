@@ -61,6 +61,18 @@ def test_a_file_of_others(front: str, between: str, tmp_path: Path, variables: A
     assert digests(tl.load(tmp_path / "theirs.safetensors", model=net(), inputs=inputs)[1]) == digests(variables)
 
 
+@pytest.mark.parametrize("suffix", ["bin", "pt", "pth", "th"])
+def test_a_file_of_torchs(tmp_path: Path, variables: Any, inputs: Any, suffix: str) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    tl.save(tmp_path / "net", net(), variables)
+    leaves = load_file(tmp_path / "net" / "model.safetensors")
+    file = tmp_path / f"theirs.{suffix}"
+    torch.save({"state_dict": {path.replace("/", "."): leaf for path, leaf in leaves.items()}, "epoch": 3}, file)
+    assert digests(tl.load(file, model=net(), inputs=inputs)[1]) == digests(variables)
+
+
 def test_all_that_does_not_fit_is_said_at_once(tmp_path: Path, variables: Any, inputs: Any) -> None:
     leaves = {path: np.ascontiguousarray(leaf) for path, leaf in paths(variables).items()}
     leaves["conv/kernels"] = leaves.pop("conv/kernel")

@@ -213,15 +213,15 @@ def test_an_index_that_is_none(sharded: Path, content: str) -> None:
 @pytest.mark.parametrize(
     ("files", "says"),
     [
-        (["pytorch_model.bin"], r"pytorch_model\.bin but no model\.safetensors.*safe_serialization=True"),
-        (["pytorch_model-00001-of-00002.bin"], "safe_serialization=True"),
-        (["flax_model.msgpack", "config.json"], r"flax_model\.msgpack but no"),
+        (["flax_model.msgpack", "config.json"], r"flax_model\.msgpack but no model\.safetensors or pytorch_model\.bin"),
+        (["tf_model.h5"], "only safetensors and PyTorch's files are read.*save_pretrained"),
+        (["pytorch_model-00001-of-00002.bin"], r"no model\.safetensors or pytorch_model\.bin \(only pytorch_model-0"),
         (["adapter_config.json", "adapter_model.safetensors"], "a PEFT adapter, not a model"),
-        (["config.json", "notes.txt"], r"no model\.safetensors \(only config\.json, notes\.txt\)"),
+        (["config.json", "notes.txt"], r"no model\.safetensors or .* \(only config\.json, notes\.txt\)"),
         ([], "nothing at all"),
     ],
 )
-def test_folders_without_safetensors(tmp_path: Path, files: list[str], says: str) -> None:
+def test_folders_without_weights(tmp_path: Path, files: list[str], says: str) -> None:
     for name in files:
         (tmp_path / name).touch()
     with pytest.raises(InputError, match=says):

@@ -41,10 +41,11 @@ def load(
 ) -> tuple[Model, dict[str, Any]]:
     """Load pretrained weights: the model, and its variables `{"params": nested dict of numpy arrays}`.
 
-    `name_or_folder` is a folder in Hugging Face's format or a hub repository `org/name` (at `revision`). `pooling` says
-    how a text becomes one vector: "cls", "mean", "last", "pooler", or "auto", as the checkpoint does. Parameters keep
-    the file's dtype unless `dtype` asks for another. A classifier's head comes along where the checkpoint has one and
-    the pooling in effect is the one it was trained on; its class names are `model.info.labels`.
+    `name_or_folder` is a folder in Hugging Face's format or a hub repository `org/name` (at `revision`); its weights
+    are safetensors, or else PyTorch's files. `pooling` says how a text becomes one vector: "cls", "mean", "last",
+    "pooler", or "auto", as the checkpoint does. Parameters keep the file's dtype unless `dtype` asks for another. A
+    classifier's head comes along where the checkpoint has one and the pooling in effect is the one it was trained on;
+    its class names are `model.info.labels`.
 
     The arrays are in memory of their own, valid whatever becomes of the files. Raises `InputError` for all that cannot
     be read, with every missing, extra and misshapen tensor at once.

@@ -1,4 +1,4 @@
-"""Somebody's own network in files: safetensors whose names are the paths of its leaves.
+"""Somebody's own network in files: tensors whose names are the paths of its leaves.
 
 A folder of ours holds model.safetensors and a config.json, which says what it is and keeps the labels. Names are paths
 as rules see them: `encoder/dense/kernel`, outside of the params the collection leads: `batch_stats/norm/mean`. Read are
@@ -18,7 +18,7 @@ import numpy as np
 
 from tl_jax.errors import InputError, nearest
 from tl_jax.model import Model, State, check_variables
-from tl_jax.pretrained import safetensors_files, weights
+from tl_jax.pretrained import weights
 from tl_jax.pretrained.json_files import read_json
 from tl_jax.rules import map_paths, paths
 
@@ -27,13 +27,14 @@ _SHOWN = 8
 
 
 def load_into(model: Model, place: str | os.PathLike[str], inputs: State | None = None) -> tuple[Model, dict[str, Any]]:
-    """The model and its variables from a folder or a safetensors file; parameters keep the file's dtype.
+    """The model and its variables from a folder or a file, safetensors or PyTorch's; parameters keep its
+    dtype.
 
     `inputs` (shapes and dtypes only) are needed where the model does not start from tokens. Labels that the folder's
     config.json keeps become the model's. Raises `InputError` with every missing, extra and misshapen tensor at once.
     """
     path = Path(place).expanduser()
-    tensors = weights.read(path) if path.is_dir() else safetensors_files.Tensors([_file(path)])
+    tensors = weights.read(path) if path.is_dir() else weights.read_file(_file(path))
     shapes = model.shapes(inputs)
     expected = paths(shapes)
     known = {_plain(name): name for name in expected}
@@ -80,8 +81,8 @@ def _file(path: Path) -> Path:
         raise InputError(f"there is no {path}" + (f"; did you mean {close[0]}?" if close else ""))
     if path.suffix == ".msgpack":
         raise InputError(
-            f"{path} is msgpack, and only safetensors are read: flax.serialization.msgpack_restore gives its tree, "
-            "which is what the variables are"
+            f"{path} is msgpack, and only safetensors and PyTorch's files are read: "
+            "flax.serialization.msgpack_restore gives its tree, which is what the variables are"
         )
     return path
 
