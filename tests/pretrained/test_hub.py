@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.parity import assert_same_bits
-from tests.pretrained.conftest import Maker
+from tests.pretrained.conftest import Maker, pickle_weights
 from tests.pretrained.hub_server import Hub, serve
 from tl_jax.errors import InputError
 from tl_jax.pretrained import Source, load, resolve
@@ -35,17 +35,22 @@ assert not {"torch", "transformers", "jax"} & set(sys.modules)
 """
 
 
+TINY, PICKLED = "someone/tiny-bert", "someone/pickled"
+
+
 @pytest.fixture
 def hub(tiny_bert: Maker, tmp_path: Path) -> Iterator[Hub]:
     folder = tiny_bert()
     for name in ("README.md", "pytorch_model.bin", "modeling_evil.py", "onnx/model.safetensors", "onnx/model.onnx"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("never fetched")
+    pickled = tiny_bert()
+    pickle_weights(pickled, shards=2)
     flax = tmp_path / "flax"
     flax.mkdir()
     for name in ("config.json", "flax_model.msgpack"):
         (flax / name).write_text("{}")
-    with serve(Hub({"someone/tiny-bert": folder, "someone/flax": flax})) as server:
+    with serve(Hub({TINY: folder, PICKLED: pickled, "someone/flax": flax})) as server:
         yield server
 
 
@@ -66,7 +71,6 @@ def ask(hub_url: str, cache: Path, *names: str | tuple[str, str], **env: str) ->
 
 
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nothing listens there
-TINY = "someone/tiny-bert"
 
 
 def test_a_repository_is_fetched_once_and_kept(hub: Hub, tmp_path: Path) -> None:
@@ -104,6 +108,29 @@ def test_a_repository_is_fetched_once_and_kept(hub: Hub, tmp_path: Path) -> None
     hub.down = False
     assert ask(hub.url, cache, (TINY, commit)) == (answers[:1], "")
     assert (fetched / "model.safetensors").is_file()
+
+
+def test_pickles_are_fetched_where_there_are_no_safetensors(hub: Hub, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    commit = Hub.commit(hub.repositories[PICKLED])
+    (answer,), said = ask(hub.url, cache, PICKLED)
+    assert said == ""
+    fetched = Path(answer["folder"])
+    shards = [f"pytorch_model-0000{i}-of-00002.bin" for i in (1, 2)]
+    names = sorted(p.name for p in fetched.rglob("*") if p.is_file())
+    assert names == ["config.json", *shards, "pytorch_model.bin.index.json", "tokenizer_config.json", "vocab.txt"]
+    assert_same_bits(load(fetched)[1], load(hub.repositories[PICKLED])[1])
+
+    hub.asked.clear()
+    assert ask(hub.url, cache, (PICKLED, commit)) == ([answer], "") and hub.asked == []
+
+    # a snapshot that lacks a pickle is not whole either
+    (fetched / shards[1]).unlink()
+    hub.down = True
+    again, _ = ask(hub.url, cache, PICKLED)
+    assert "the hub cannot be reached" in again[0]["error"]
+    hub.down = False
+    assert ask(hub.url, cache, (PICKLED, commit)) == ([answer], "") and (fetched / shards[1]).is_file()
 
 
 def test_repositories_that_cannot_be_had(hub: Hub, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from tl_jax.errors import InputError
 from tl_jax.pretrained import Source, fingerprint, verify
-from tl_jax.pretrained.sources import is_model_file
+from tl_jax.pretrained.sources import model_files
 
 FILES = {
     "config.json": b"{}",
@@ -72,9 +72,21 @@ def test_a_folder_that_moved(source: Source, tmp_path: Path) -> None:
     verify(Source("some/model", moved), recorded)
 
 
-def test_shards_belong_to_the_model() -> None:
-    assert is_model_file("model-00001-of-00002.safetensors") and is_model_file("model.safetensors.index.json")
-    assert not is_model_file("model-a/b-of-c.safetensors")
+@pytest.mark.parametrize(
+    ("names", "others"),
+    [
+        (["model-00001-of-00002.safetensors", "model.safetensors.index.json"], ["model-a/b-of-c.safetensors"]),
+        (["pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json"], ["training_args.bin", "onnx/model.bin"]),
+        (["pytorch_model.bin", "2_Dense/model.safetensors"], ["2_Dense/pytorch_model.bin", "optimizer.pt"]),
+        (["model.safetensors", "2_Dense/pytorch_model.bin"], ["pytorch_model.bin", "pytorch_model.bin.index.json"]),
+        (["model.safetensors.index.json"], ["pytorch_model-00001-of-00002.bin"]),
+    ],
+)
+def test_shards_and_pickles_belong_to_the_model(tmp_path: Path, names: list[str], others: list[str]) -> None:
+    for name in names + others:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert list(model_files(tmp_path)) == sorted(names)
 
 
 def test_a_source_says_where_it_is(source: Source) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from tl_jax.errors import InputError, did_you_mean
-from tl_jax.pretrained.sources import FILES, Source, is_model_file
+from tl_jax.pretrained.sources import FILES, Source, has_weights, model_files, patterns
 from tl_jax.pretrained.weights import no_weights
 
 _log = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ def resolve(name_or_folder: str | os.PathLike[str] | Source, revision: str | Non
 
     `revision` is a branch, tag or commit of the repository. Without a network a complete snapshot in the hub's cache
     serves, with a warning that says so. Raises `InputError` for a name that is neither, a repository or revision that
-    does not exist, is gated or holds no safetensors, and for a hub that cannot be reached.
+    does not exist, is gated or holds no weights that are read, and for a hub that cannot be reached.
     """
     if isinstance(name_or_folder, Source):
         return name_or_folder
@@ -48,22 +48,30 @@ def _fetch(name: str, revision: str | None, hint: str) -> Source:
 
     at = f"{name} at {revision}" if revision else name
 
-    def snapshot(local: bool) -> Source:
+    def snapshot(files: Iterable[str], local: bool = False) -> Source:
         folder = Path(
             huggingface_hub.snapshot_download(
-                name, revision=revision, allow_patterns=list(FILES), local_files_only=local
+                name, revision=revision, allow_patterns=list(files), local_files_only=local
             )
         )
         return Source(name, folder, folder.name)  # the hub's cache names snapshots by their commit
 
+    def cached() -> Source:
+        """The snapshot that is here, whole: where it has no safetensors, PyTorch's files must be there."""
+        safe = model_files(snapshot(FILES, local=True).folder)
+        return snapshot(patterns(safe), local=True)
+
     if revision is not None and _COMMIT.fullmatch(revision):  # a commit never changes: if it is here, it is complete
         try:
-            return snapshot(local=True)
+            return cached()
         except errors.LocalEntryNotFoundError:
             pass
     try:
-        _check_weights(at, huggingface_hub.HfApi().model_info(name, revision=revision, timeout=10))
-        return snapshot(local=False)
+        info = huggingface_hub.HfApi().model_info(name, revision=revision, timeout=10)
+        names = [file.rfilename for file in info.siblings or ()]
+        if not has_weights(names):  # told before anything is downloaded
+            raise InputError(no_weights(f"the repository {at}", names))
+        return snapshot(patterns(names))
     except errors.GatedRepoError:
         raise InputError(
             f"{at} is gated: ask for access on its page, then log in with `hf auth login` or set HF_TOKEN"
@@ -78,7 +86,7 @@ def _fetch(name: str, revision: str | None, hint: str) -> Source:
     except (errors.HTTPError, errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as e:
         reason = f"{type(e).__name__}: {e}".splitlines()[0]
     try:
-        source = snapshot(local=True)
+        source = cached()
     except errors.LocalEntryNotFoundError:
         raise InputError(
             f"there is no folder {name}{hint}, and the hub cannot be reached for {at} ({reason}); "
@@ -86,13 +94,6 @@ def _fetch(name: str, revision: str | None, hint: str) -> Source:
         ) from None
     _log.warning("the hub cannot be reached (%s): %s is taken from its cache, commit %s", reason, at, source.revision)
     return source
-
-
-def _check_weights(at: str, info: Any) -> None:
-    """Refuse a repository without safetensors before anything of it is downloaded."""
-    names = [file.rfilename for file in info.siblings or ()]
-    if not any(is_model_file(name) and name.endswith(".safetensors") for name in names):
-        raise InputError(no_weights(f"the repository {at}", names))
 
 
 def _nearest_folder(folder: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 from tl_jax.errors import InputError
 
 # What a model is made of: all that loading may read, all that is fetched from a hub, all that a fingerprint covers.
-# Never code, pickles or the same weights in another format.
+# Never code or the same weights in another format.
 FILES = (
     "config.json",
     "model.safetensors",
@@ -32,6 +32,16 @@ FILES = (
     "[0-9]_Dense/config.json",
     "[0-9]_Dense/model.safetensors",
 )
+# And PyTorch's files, where no safetensors lie beside them.
+TORCH_FILES = (
+    "pytorch_model.bin",
+    "pytorch_model-*-of-*.bin",
+    "pytorch_model.bin.index.json",
+    "[0-9]_Dense/pytorch_model.bin",
+)
+# What a folder's weights are read from: the first of the one, or else of the other.
+_SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
+_TORCH = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
 @dataclass(frozen=True)
@@ -46,21 +56,28 @@ class Source:
         return f"{self.name}@{self.revision}" if self.revision else str(self.folder)
 
 
-def is_model_file(name: str) -> bool:
-    """Whether a file of that name, relative to a model's folder, belongs to the model."""
-    return any(fnmatchcase(name, pattern) and name.count("/") == pattern.count("/") for pattern in FILES)
+def patterns(names: Iterable[str]) -> tuple[str, ...]:
+    """What a model's folder that holds `names` is made of: no PyTorch file where safetensors lie beside it."""
+    places = [place for place, _, file in (name.rpartition("/") for name in names) if file in _SAFETENSORS]
+    hidden = [p for p in TORCH_FILES if any(fnmatchcase(place, p.rpartition("/")[0]) for place in places)]
+    return (*FILES, *(p for p in TORCH_FILES if p not in hidden))
+
+
+def has_weights(names: Iterable[str]) -> bool:
+    """Whether a folder that holds `names` has weights that are read."""
+    return not {*_SAFETENSORS, *_TORCH}.isdisjoint(names)
 
 
 def model_files(folder: Path) -> dict[str, Path]:
     """The files of `folder` that belong to the model, by name relative to it, sorted."""
-    found = (p for pattern in FILES for p in folder.glob(pattern) if p.is_file())
-    return {name: folder / name for name in sorted(p.relative_to(folder).as_posix() for p in found)}
+    wanted = patterns(_found(folder, FILES))
+    return {name: folder / name for name in sorted(_found(folder, wanted))}
 
 
 def fingerprint(source: Source | Path) -> dict[str, str]:
     """The SHA-256, in hex, of each file the model is made of, by name relative to its folder.
 
-    Files that loading does not read (a README, the same weights as a pickle) do not count. Streamed: takes about a
+    Files that loading does not read (a README, a pickle of the same weights) do not count. Streamed: takes about a
     second per gigabyte and no memory.
     """
     folder = source.folder if isinstance(source, Source) else source
@@ -82,6 +99,10 @@ def verify(source: Source, recorded: Mapping[str, str]) -> None:
     ]
     if faults:
         raise InputError(f"the weights in {source.folder} are not those recorded for this run:\n" + "\n".join(faults))
+
+
+def _found(folder: Path, wanted: Iterable[str]) -> list[str]:
+    return [p.relative_to(folder).as_posix() for pattern in wanted for p in folder.glob(pattern) if p.is_file()]
 
 
 def _sha256(path: Path) -> str:
