@@ -18,7 +18,16 @@ import numpy as np
 import pytest
 
 from tests.parity import PARITY, assert_same_bits, relative
-from tests.pretrained.conftest import Maker, assert_same_tensors, outputs, rewrite, set_json, tensors_of, texts
+from tests.pretrained.conftest import (
+    Maker,
+    assert_same_tensors,
+    outputs,
+    pickle_weights,
+    rewrite,
+    set_json,
+    tensors_of,
+    texts,
+)
 from tests.pretrained.test_loading import assert_computes_the_same
 from tl_jax.errors import InputError
 from tl_jax.model import Model
@@ -223,6 +232,9 @@ def test_other_classifiers_are_sentence_transformers_folders(
     assert_same_bits(load(out, pooling=pooling)[1], variables)  # as a run asks for it
     assert "head" not in load(out, pooling="cls" if pooling != "cls" else "mean")[1]["params"]
     assert_same_tensors(save(tmp_path / "twice", again, same), out)
+    for folder in (out, out / "2_Dense"):  # as such folders were before there were safetensors
+        pickle_weights(folder)
+    assert_same_bits(load(out)[1], variables)
 
 
 def test_labels_may_be_given_and_must_fit(tiny_bert: Maker, tmp_path: Path) -> None:
