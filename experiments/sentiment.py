@@ -5,13 +5,11 @@
 prints the accuracy on the 872 dev sentences by method, mean and range over seeds 0, 1, 2 (or the seeds given after
 MODEL). A finished run is not run again, and a stopped one goes on, so it can be printed in parts.
 
-(before examples shared rows, which draws other batches)
-
     method           accuracy          range
     probe               78.9%    78.9% 78.9%
-    last_layers:k=2     85.1%    84.3% 85.4%
-    lora:rank=8         85.6%    85.4% 85.8%
-    full                87.4%    87.4% 87.5%
+    last_layers:k=2     85.6%    85.1% 86.0%
+    lora:rank=8         85.2%    84.4% 85.8%
+    full                87.4%    87.0% 88.1%
 
 The data are a folder t_sst2 of train, dev and test .jsonl under TL_JAX_DATA (default ../shared/data). One of the runs
 alone: `tl-jax finetune experiments/sentiment.py --method lora:rank=8`.
