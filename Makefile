@@ -16,7 +16,7 @@ help:
 	@echo "make test-all  every test"
 	@echo "make lint      ruff check, ruff format, mypy"
 	@echo "make bench     start-up times, the parts of a step, and speed and memory beside transformers' Trainer: over an hour"
-	@echo "make defaults  the default method beside four at their own best rates: two hours, goes on where stopped"
+	@echo "make defaults  the default method beside four at their own best rates: hours, goes on where stopped"
 	@echo "make clean     remove environments, caches and runs"
 
 # ------------------------------------------------------------------------------------------------------ what is done

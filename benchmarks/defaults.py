@@ -1,6 +1,6 @@
 """Whether the defaults are good ones: the default method without a flag against the best of four, each at its own rate.
 
-    make defaults                              about two hours on two cores; stopped and called again, it goes on
+    make defaults                              hours on two cores; stopped and called again, it goes on
     python benchmarks/defaults.py banking77    one data set alone: messages, sst2 or banking77
 
 prints docs/defaults.md and, of all data sets, writes it. SST-2 and Banking77 are read under TL_JAX_DATA (default
@@ -33,7 +33,7 @@ HEAD = """# Defaults
 
 What a run uses where you say nothing, and what that is worth. This page is written by
 
-    make defaults        about two hours on two cores; stopped and called again, it goes on
+    make defaults        hours on two cores; stopped and called again, it goes on
 
 """
 MEASURED = """

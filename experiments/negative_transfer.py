@@ -5,7 +5,7 @@
 compares no transfer (`scratch`) with frozen features (`probe`) and with fine-tuning (`full`), trained on as many
 grammatical sentences as others, on the 527 sentences of the in-domain dev set, seeds 0, 1, 2, and prints the table and
 what it shows; the curve lies in runs/negative_transfer. A finished cell is not run again: a stopped comparison goes on.
-It takes a quarter of an hour on two cores.
+It takes about twenty minutes on two cores.
 
     method   labels a class     score, %  seeds  parameters trained
     scratch              32  66.0 ± 12.3      3          22,566,146

@@ -55,7 +55,7 @@ def model_card(experiment: Experiment, manifest: Mapping[str, Any], summary: Map
     on = summary["scored_on"]
     if on:
         count = manifest["data"]["examples"][on]
-        chose = ", which also chose the best step" if on == "validation" else ", none of which it was trained on"
+        chose = ", which also chose the best step" if on == "validation" else ", scored once, at the end"
         lines += [f"On {count:,} {on} examples{chose}:", "", "| | |", "|---|---|"]
         lines += [f"| {key} | {summary['metrics'][key]:.4f} |" for key in _SHOWN if key in summary["metrics"]]
         lines += ["", *_by_class(summary["metrics"].get("per_class", {}))]

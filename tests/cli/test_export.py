@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tl_jax.cli import export
 from tl_jax.cli.main import main
 
 
@@ -15,6 +16,12 @@ def test_what_was_given_reaches_the_run(behind: Any, capsys: pytest.CaptureFixtu
     assert behind.opened == [("runs/x", None), ("runs/x", "moved")]
     assert behind.exported == [("out", {}), ("out", {"format": "hf", "overwrite": True})]
     assert capsys.readouterr().out == "out\nout\n"
+
+
+def test_the_forms_are_those_that_are_written() -> None:
+    from tl_jax.pretrained import saving
+
+    assert export.FORMATS == saving.FORMATS
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 
 from tl_jax.cli import console, flags
+from tl_jax.cli.export import FORMATS, WRITTEN
 from tl_jax.cli.values import one_of
 
 HELP = "write pretrained weights as another folder"
@@ -26,12 +27,9 @@ def describe(parser: argparse.ArgumentParser) -> None:
     flags.add(
         parser,
         TAKES,
-        defaults={"format": "the one that fits", "pooling": "auto"},
-        read={"--format": one_of("hf", "sentence-transformers")},
-        words={
-            "--format": "the form of the folder: hf or sentence-transformers",
-            "--overwrite": "replace the model in DST",
-        },
+        defaults={"format": f"{' or '.join(FORMATS)}; the one that fits"},
+        read={"--format": one_of(*FORMATS)},
+        words=WRITTEN,
     )
 
 

@@ -17,7 +17,8 @@ from tl_jax.cli import console, flags
 from tl_jax.cli.values import one_of
 
 HELP = "write a run's model as a Hugging Face folder"
-FORMATS = ("hf", "sentence-transformers")
+FORMATS = ("hf", "sentence-transformers")  # those of `pretrained.saving`, which is not imported for --help
+WRITTEN = {"--format": "the form of the folder", "--overwrite": "replace the model in DST"}
 CHOICES = ("--format", "--overwrite")
 TAKES = ("--model", *CHOICES, "--verbose")
 
@@ -31,7 +32,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
         TAKES,
         defaults={"model": "where the run found them", "format": f"{' or '.join(FORMATS)}; the one that fits"},
         read={"--format": one_of(*FORMATS)},
-        words={"--format": "the form of the folder", "--overwrite": "replace the model in DST"},
+        words=WRITTEN,
     )
 
 

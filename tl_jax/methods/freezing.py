@@ -23,8 +23,8 @@ class Full(Spec):
     """Every parameter trains, a new head at `head_lr` times the rate of the rest.
 
     It starts from random values and has far to go, where the rest should go no further than it must. Ten times is
-    customary (Long et al. 2015, arXiv 1502.02791, section 4.1); `docs/defaults.md` has what it is worth. With
-    `head_lr=1` all train alike, as a head that came with the checkpoint does in any case.
+    customary (Long et al. 2015, arXiv 1502.02791, section 4.1); `docs/design.md` has what it is worth on one
+    data set. With `head_lr=1` all train alike, as a head that came with the checkpoint does in any case.
     """
 
     head_lr: float = 10.0
