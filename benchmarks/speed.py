@@ -33,7 +33,7 @@ sys.path.insert(0, str(ROOT / "demo"))
 import model as minilm  # noqa: E402  the weights that the demo fetches
 
 DATA = ROOT / os.environ.get("TL_JAX_DATA", "../shared/data") / "t_sst2"
-PEERS = ROOT / ".venv-bench" / "bin" / "python"
+PEERS = Path(os.environ.get("TL_JAX_PEERS", ROOT / ".venv-bench" / "bin" / "python"))  # has torch and transformers
 PAGE = ROOT / "docs" / "benchmarks.md"
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +36,27 @@ def compared(tiny: Tiny, out: Path, **changes: Any) -> Any:
     return tl.compare(tiny.mean, tiny.train, out=out, **settings)
 
 
+@dataclass(frozen=True)
+class Whole:
+    """A comparison that nobody stopped, and how often it asked whether it should; nobody changes it."""
+
+    found: Any
+    asked: int
+
+
 @pytest.fixture(scope="module")
-def whole(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A comparison that nobody stopped; nobody changes it."""
+def undisturbed(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    asked = count()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(running, "RATES", RATES)
-        return compared(tiny, tmp_path_factory.mktemp("whole") / "c")
+        patch.setattr(interrupt.Interrupt, "requested", property(lambda self: next(asked) < 0))
+        found = compared(tiny, tmp_path_factory.mktemp("whole") / "c")
+    return Whole(found, next(asked))
+
+
+@pytest.fixture(scope="module")
+def whole(undisturbed: Whole) -> Any:
+    return undisturbed.found
 
 
 def told(folder: Path) -> dict[str, Any]:
@@ -165,11 +182,15 @@ def test_more_seeds_sizes_and_methods_are_added_to_what_there_is(whole: Any, tin
     assert found.results.scores("probe", 4) == whole.results.scores("probe", 4)
 
 
-def test_stopped_anywhere_and_resumed_it_prints_the_same(whole: Any, tiny: Tiny, tmp_path: Path, rng: Any) -> None:
+def test_stopped_anywhere_and_resumed_it_prints_the_same(
+    undisturbed: Whole, tiny: Tiny, tmp_path: Path, rng: Any
+) -> None:
     """Asked to stop at drawn moments, in the middle of cells too; the kill of a process is tested with the command."""
-    out = tmp_path / "c"
+    out, whole = tmp_path / "c", undisturbed.found
     stops = 0
-    for moment in (*rng.integers(1, 21, 2), rng.integers(21, 60)):  # a whole comparison asks some 130 times
+    # A stopped comparison keeps no more than it asked for, so that all three moments come before the end.
+    sixth = undisturbed.asked // 6
+    for moment in (*rng.integers(1, sixth, 2), rng.integers(sixth, 4 * sixth)):
         asked = iter([False] * int(moment) + [True] * 1000)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(interrupt.Interrupt, "requested", property(lambda self, asked=asked: next(asked)))
