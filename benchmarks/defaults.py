@@ -17,6 +17,7 @@ from pathlib import Path
 
 from best_rates import METHODS, Desk, Row
 
+from tl_jax.experiment import Experiment
 from tl_jax.training import defaults
 from tl_jax.training.interrupt import Interrupt
 from tl_jax.training.loop import Interrupted
@@ -76,14 +77,16 @@ def sets() -> dict[str, Data]:
     }
 
 
-def chosen() -> list[str]:
-    """The defaults themselves, in words and as a table."""
+def chosen(method: str) -> list[str]:
+    """The defaults themselves, in words and as a table; `method` is the one that is used where none is named."""
+    asked = Experiment()
     rows = [("method", "rate below 50 million parameters", "rate from there on", "schedule")]
-    for method, (small, other) in defaults.RATES.items():
-        rows.append((f"`{method}`", f"{small:g}", f"{other:g}", defaults.default_schedule(method)))
+    for name, (small, other) in defaults.RATES.items():
+        rows.append((f"`{name}`", f"{small:g}", f"{other:g}", defaults.default_schedule(name)))
     return [
-        "- Method: `lp_ft`. Batch size: 32. Optimiser: AdamW.",
-        "- Budget: 3 epochs, or on small data as many as make 200 steps, but no more than 30.",
+        f"- Method: `{method}`. Batch size: {asked.batch_size}. Optimiser: {asked.optimizer}.",
+        f"- Budget: {defaults.EPOCHS:g} epochs, or on small data as many as make {defaults.STEPS} steps, "
+        f"but no more than {defaults.MOST_EPOCHS:g}.",
         "- Peak learning rate by method; `probe` has none, for its head is solved.",
         "",
         *_markdown(rows),
@@ -142,7 +145,7 @@ def main(names: Sequence[str]) -> None:
     known = sets()
     if unknown := [name for name in names if name not in known]:
         sys.exit(f"error: {unknown[0]!r} is none of {', '.join(known)}")
-    page = [*chosen(), MEASURED]
+    page: list[str] = []
     with Interrupt() as interrupt:
         try:
             for name in names or known:
@@ -153,6 +156,7 @@ def main(names: Sequence[str]) -> None:
                     return Desk.open(name, model, data.files, data.shots, lambda: interrupt.requested, **budget)
 
                 desk = opened()
+                page = page or [*chosen(desk.default), MEASURED]
                 for shots in data.shots:
                     page += against_the_best(desk, data, shots)
                     if shots == data.budgets_at:

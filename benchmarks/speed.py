@@ -1,14 +1,15 @@
 """How long a fine-tune takes beside what a user would pick instead, and how much memory: SST-2 from MiniLM, batch 32.
 
     make bench                                    all of it, over an hour on two cores; fills .venv-bench for the peer
-    python benchmarks/speed.py --only full        a part of the table; --rounds N
+    python benchmarks/speed.py --only full        one table of the page; --rounds N
 
 Peer and ours alternate, each a process of its own from start to end, evaluation on the dev set after every epoch
 included, with equal threads; each round has a seed of its own. Printed are the median seconds, the median ratio of the
 rounds and its range, the peak resident memory that the operating system reports (median and most), and the mean
 accuracy with its standard error. Both are at the rate they have without a word, the peer 5e-5 (1e-3 for a head alone).
-Where it does not say otherwise, what a run before compiled is there, and no features are. `docs/benchmarks.md` is
-written.
+Where it does not say otherwise, what a run before compiled is there, and no features are.
+
+docs/benchmarks.md is written: the tables that were measured, the others as they were.
 """
 
 from __future__ import annotations
@@ -64,6 +65,8 @@ class Purpose:
     ours: tuple[Ours, ...]
 
 
+_CELLS = ("", "seconds", "times faster (range)", "peak memory, GB (most)", "accuracy, % (error)")
+_HEADER = ("| " + " | ".join(_CELLS) + " |", "|" + "---|" * len(_CELLS))
 _FULL = ("--method", "full", "--epochs", "1")
 _LAST = ("--method", "last_layers:k=2", "--epochs", "3")
 PURPOSES = {
@@ -131,7 +134,7 @@ def measure(purpose: Purpose, caches: Path, rounds: int) -> list[str]:
         found.append([peer(purpose, seed), *(ours(way, caches, seed) for way in purpose.ours)])
         print(f"{purpose.name}, round {seed + 1}: {found[-1]}", file=sys.stderr, flush=True)
     peers, *others = zip(*found, strict=True)
-    lines = [_line(f"Trainer: {purpose.name}", peers, ())]
+    lines = [_line("Trainer", peers, ())]
     return lines + [_line(way.name, runs, peers) for way, runs in zip(purpose.ours, others, strict=True)]
 
 
@@ -143,25 +146,16 @@ def main() -> None:
     args = parser.parse_args()
     if not PEERS.is_file():
         sys.exit("error: the peers have no environment yet: make bench fills .venv-bench")
-    header = (
-        "SST-2, MiniLM, batch 32",
-        "seconds",
-        "times faster (range)",
-        "peak memory, GB (most)",
-        "accuracy, % (error)",
-    )
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     with tempfile.TemporaryDirectory() as folder:
         caches = Path(folder)
         (caches / "data").mkdir()
         for name in ("train", "dev"):  # without the test split, which the peer does not score either
             os.symlink(DATA / f"{name}.jsonl", caches / "data" / f"{name}.jsonl")
         for name in args.only or PURPOSES:
-            lines += (more := measure(PURPOSES[name], caches, args.rounds))
-            print("\n".join(more), flush=True)
-    if args.only is None:
-        PAGE.write_text(_page(lines), encoding="utf-8")
-    print("\n".join(lines))
+            table = "\n".join([*_HEADER, *measure(PURPOSES[name], caches, args.rounds)])
+            print(table, flush=True)
+            there = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""
+            PAGE.write_text(_page(there, PURPOSES[name], table), encoding="utf-8")
 
 
 def _line(name: str, runs: Sequence[Ran], peers: Sequence[Ran]) -> str:
@@ -175,10 +169,27 @@ def _line(name: str, runs: Sequence[Ran], peers: Sequence[Ran]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _page(lines: list[str]) -> str:
-    """`docs/benchmarks.md`."""
-    *_, explained = (__doc__ or "").strip().split("\n\n")
-    return "\n".join(["# Benchmarks", "", f"Printed by `make bench`. {explained}", "", *lines, ""])
+def _page(there: str, purpose: Purpose, table: str) -> str:
+    """`docs/benchmarks.md` with a purpose's table in it, and the others as they are `there`."""
+    *_, explained, _ = (__doc__ or "").strip().split("\n\n")
+    tables = dict(part.strip().split("\n\n", 1) for part in there.split("\n## ")[1:]) | {_title(purpose): table}
+    order = [title for title in map(_title, PURPOSES.values()) if title in tables]
+    parts = ["# Benchmarks", "SST-2 from MiniLM, batch 32; written by `make bench`.", explained, _versions()]
+    return "\n\n".join([*parts, *(f"## {title}\n\n{tables[title]}" for title in order)]) + "\n"
+
+
+def _versions() -> str:
+    """What was measured last, and on what."""
+    code = "from importlib.metadata import version as v; print(', '.join(f'{n} {v(n)}' for n in %r))"
+    found = [
+        subprocess.run([python, "-c", code % (names,)], capture_output=True, text=True, check=True).stdout.strip()
+        for python, names in ((sys.executable, ("jax", "flax", "optax")), (str(PEERS), ("transformers", "torch")))
+    ]
+    return f"{found[0]}; {found[1]}; {len(os.sched_getaffinity(0))} CPU cores."
+
+
+def _title(purpose: Purpose) -> str:
+    return purpose.name[0].upper() + purpose.name[1:]
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def base_model(out: Path) -> None:
     with safe_open(small / "model.safetensors", "np") as file:
         shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
     for name, shape in shapes.items():
-        if "encoder.layer." in name and first not in name or name.endswith("position_ids"):
+        if ("encoder.layer." in name and first not in name) or name.endswith("position_ids"):
             continue
         for layer in range(BASE["num_hidden_layers"]) if first in name else (0,):
             wide = [widths.get(size, size) for size in shape]

@@ -35,6 +35,18 @@ def test_patience_counts_once_everything_has_thawed(starts: tuple[int, ...], pat
     assert (step if memory.done else None) == stops
 
 
+def test_of_equal_scores_the_later_is_kept_and_patience_sees_no_progress() -> None:
+    memory, scoring = Memory(), loop([0.5, 0.5, 0.4, 0.5, 0.6], (0,), patience=4)
+    for step, best in ((10, 10), (20, 20), (30, 20), (40, 40), (50, 50)):
+        scoring.evaluate(step, None, memory)
+        assert memory.best_step == best and not memory.done
+    scoring = loop([0.5, 0.5, 0.5], (0,), patience=2)
+    memory = Memory()
+    for step in (10, 20, 30):
+        scoring.evaluate(step, None, memory)
+    assert memory.done and memory.best_step == 30
+
+
 def test_it_evaluates_every_so_many_epochs_and_at_the_end() -> None:
     fine = {"loss_sum": 1.0, "weight": 1.0, "finite": True, "grad_norm": 1.0}
     batch = {"tokens": np.zeros((2, 4)), "mask": np.ones((2, 4))}

@@ -42,7 +42,7 @@ class TextClassification:
     metrics: tuple[tuple[str, Metric], ...] = ()
 
     name = "text_classification"
-    monitor = "accuracy"  # what the best checkpoint is best at; ties go to the lower loss
+    monitor = "accuracy"  # what the best checkpoint is best at; of equal ones the later
 
     def __post_init__(self) -> None:
         if isinstance(self.metrics, Mapping):

@@ -20,12 +20,13 @@ RATES = {
 _OTHER = (2e-4, 3e-5)
 
 
-_EPOCHS, _STEPS, _MOST = 3.0, 200, 30.0
+# The budget: epochs, as is usual; the steps that small data is given; the most epochs that these may be.
+EPOCHS, STEPS, MOST_EPOCHS = 3.0, 200, 30.0
 
 
 def epochs(steps_per_epoch: int) -> float:
-    """Passes over the data: 3, as is usual, or on small data as many as make 200 steps, but no more than 30."""
-    return max(_EPOCHS, min(_MOST, _STEPS / steps_per_epoch))
+    """Passes over the data: `EPOCHS`; on small data as many as make `STEPS` steps, but no more than `MOST_EPOCHS`."""
+    return max(EPOCHS, min(MOST_EPOCHS, STEPS / steps_per_epoch))
 
 
 def epochs_between(train: int, validation: int) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tl_jax.errors import InputError
+from tl_jax.heap import give_back_if_grown
 from tl_jax.training.events import Events
 from tl_jax.training.phases import phase_at
 from tl_jax.training.store import Store
@@ -37,10 +38,9 @@ class Memory:
     """What the loop carries from step to step beside the state; saved with it."""
 
     best_score: float = -math.inf
-    best_loss: float = math.inf
     best_step: int = -1
     best_metrics: dict[str, Any] = field(default_factory=dict)
-    worse: int = 0  # evaluations since the best
+    worse: int = 0  # evaluations since the score last rose
     loss_sum: float = 0.0  # since the last log line
     weight: float = 0.0
     real: int = 0  # tokens since then, and all positions
@@ -55,8 +55,8 @@ class Loop:
     `step(p)` is the compiled `(state, batch, hyper) -> (state, metrics)` of phase p. The phases start at `starts`, and
     `thaw(state, p)` makes the state that phase p begins with of the last one before it. `batch(i)` is the batch of step
     i, of at most `shapes` shapes, as the host reads it and as the step does; `rate(i)` the learning rate, `hyper(rate)`
-    the numbers that a step takes. `validate(i, state)` gives, for the state after i steps, metrics with `monitor` and
-    `loss`, every `validate_every` epochs and at the end (None: no validation, the last state is the best).
+    the numbers that a step takes. `validate(i, state)` gives, for the state after i steps, metrics with `monitor`
+    among them, every `validate_every` epochs and at the end (None: no validation, the last state is the best).
     `snapshot(state)` gives all arrays of a checkpoint, `result(state)` those of the outcome. `where(index)` names an
     example.
     """
@@ -128,6 +128,7 @@ class Loop:
                 saved += compiled[phase, shape]  # no work that a save could keep
             pending.append((i, batch, metrics))
             settle(_LAG)
+            give_back_if_grown()
             memory.real, memory.padded = memory.real + int(batch["mask"].sum()), memory.padded + batch["mask"].size
             i += 1
 
@@ -167,19 +168,23 @@ class Loop:
         return state, memory, list(compiled.values())
 
     def evaluate(self, i: int, state: Any, memory: Memory) -> None:
-        """Score the state after `i` steps, and keep it if it is the best so far; needs `validate`."""
+        """Score the state after `i` steps, and keep it if none before it was better; needs `validate`.
+
+        Of equal scores the later is kept: its rate has come further down. (The lower loss is no better a judge: a
+        fine-tune grows surer from epoch to epoch, of its mistakes too.) For the patience it is no progress.
+        """
         assert self.validate is not None
         metrics = self.validate(i, state)
-        score, loss = float(metrics[self.monitor]), float(metrics["loss"])
-        better = (score, -loss) > (memory.best_score, -memory.best_loss)
-        if better:
-            memory.best_score, memory.best_loss, memory.best_step, memory.worse = score, loss, i, 0
-            memory.best_metrics = dict(metrics)
-            self.checkpoints.save_best(i, self.result(state), asdict(memory))
+        score = float(metrics[self.monitor])
+        if score > memory.best_score:
+            memory.worse = 0
         else:
             memory.worse += i > self.starts[-1]  # before all has thawed the best may be yet to come
             memory.done = 0 < self.patience <= memory.worse
-        self.events.evaluated(step=i, epoch=i / self.per_epoch, metrics=metrics, best=better)
+        if best := score >= memory.best_score:
+            memory.best_score, memory.best_step, memory.best_metrics = score, i, dict(metrics)
+            self.checkpoints.save_best(i, self.result(state), asdict(memory))
+        self.events.evaluated(step=i, epoch=i / self.per_epoch, metrics=metrics, best=best)
         if memory.done:
             self.events.message(f"no better {self.monitor} in {memory.worse} evaluations: stopping at step {i}")
 
