@@ -4,7 +4,7 @@ plain    embeddings, layers with dropout, a pooled head: everything ordinary
 tied     the head reads the embedding's leaf (a tied `lm_head`)
 shared   three stages in one scope, told apart by a constant (ALBERT)
 normed   an image net with convolutions and batch norm
-bert     a BERT of a few hundred parameters, with a head; `roberta` and `distilbert` likewise
+bert     a BERT of a few hundred parameters, with a head; `roberta`, `distilbert`, `vit` and `deit` likewise
 """
 
 from __future__ import annotations
@@ -158,6 +158,30 @@ def _encoder(model_type: str, pooling: str, config: Any) -> Model:
     return Model((*stages, head_stage(LABELS, dropout=0.2, init_std=0.5)))
 
 
+VIT = {
+    "hidden_size": WIDTH,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 7,
+    "hidden_dropout_prob": 0.2,
+    "attention_probs_dropout_prob": 0.1,
+    "initializer_range": 0.3,
+    "image_size": 5,
+    "patch_size": 2,
+    "num_channels": 2,
+}
+
+
+def vit(pooling: str = "pooler", model_type: str = "vit", **config: Any) -> Model:
+    architecture = family(model_type)
+    stages = architecture.stages(architecture.CONFIG(VIT | config), pooling)
+    return Model((*stages, head_stage(LABELS, dropout=0.2, init_std=0.5)), inputs=("image",))
+
+
+def deit(pooling: str = "mean") -> Model:
+    return vit(pooling, "deit")
+
+
 def text(rng: np.random.Generator, rows: int = 3, length: int = 5) -> dict[str, np.ndarray]:
     """Inputs of the text chains, each row one token shorter than the one before."""
     mask = np.arange(length) < length - np.arange(rows)[:, None] % length
@@ -169,8 +193,11 @@ def text(rng: np.random.Generator, rows: int = 3, length: int = 5) -> dict[str, 
 
 
 def image(rng: np.random.Generator, rows: int = 4) -> dict[str, np.ndarray]:
-    """Inputs of `normed`."""
-    return {"image": rng.normal(size=(rows, 5, 5, 2)).astype(np.float32)}
+    """Inputs of the image chains."""
+    return {
+        "image": rng.normal(size=(rows, 5, 5, 2)).astype(np.float32),
+        "noise": rng.integers(0, 2**32, (rows, 1), np.uint32),
+    }
 
 
 def inputs(model: Model, rng: np.random.Generator) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # From the ground up. A room may import those above it in this list; rooms of one line do not import each other.
 ORDER = (
     ("errors",),
-    ("cache_folder", "groups", "heap", "tabular", "trees"),
+    ("cache_folder", "groups", "heap", "pictures", "tabular", "trees"),
     ("rules",),
     ("hooks", "own", "scopes"),
     ("model",),
@@ -37,7 +37,7 @@ EXEMPT = {"__init__.py"}  # the package's own face: it names every room and impo
 
 LINEN = {"model.py", "models/layers.py"}
 ORBAX = {"training/snapshot.py"}
-PLAIN = {"errors", "groups", "rules", "data", "experiment", "cli"}  # rooms without jax
+PLAIN = {"errors", "groups", "pictures", "rules", "data", "experiment", "cli"}  # rooms without jax
 NEVER = {"torch", "tensorflow", "sklearn", "transformers", "peft"}
 
 

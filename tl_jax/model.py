@@ -97,6 +97,7 @@ class ModelInfo:
 
     `config` is the raw config.json; `source` says where the weights came from; `names` maps canonical paths to the
     names they were read under, `carried` foreign names to tensors kept unread, so that writing gives both back.
+    `example` are inputs (shapes and dtypes alone) by which shapes are found where none are given.
     """
 
     family: str = ""
@@ -108,6 +109,7 @@ class ModelInfo:
     carried: Mapping[str, Any] = field(default_factory=dict)
     labels: tuple[str, ...] | None = None
     alias: Callable[[str], str | None] | None = None  # foreign names, or parts of them, to ours
+    example: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -279,7 +281,8 @@ class Model:
     # -- shapes, sites and first values ---------------------------------------------------------------------------
 
     def shapes(self, inputs: State | None = None) -> dict[str, Any]:
-        """The variables' `jax.ShapeDtypeStruct`s, without computing anything. `inputs` defaults to 8 tokens."""
+        """The variables' `jax.ShapeDtypeStruct`s, without computing anything. `inputs` default to `info.example`, or
+        else to 8 tokens."""
         variables: dict[str, Any] = {"params": {}}
         seen: set[str] = set()
         for _, stage, _, shapes in self._traced(inputs):
@@ -348,6 +351,8 @@ class Model:
         return tuple(found.values())
 
     def _abstract(self, inputs: State | None) -> dict[str, Any]:
+        if inputs is None:
+            inputs = self.info.example
         if inputs is None:
             if "tokens" not in self.inputs:
                 raise InputError(f"give example inputs: shapes of {', '.join(self.inputs)} cannot be guessed")

@@ -19,7 +19,8 @@ def test_classes_are_those_of_transformers() -> None:
 
     assert class_name("bert", "Model") == "BertModel"
     for model_type in FAMILIES:
-        for kind in ("Model", "ForSequenceClassification"):
+        classifier, *_ = getattr(family(model_type), "CLASSIFIER", ("ForSequenceClassification",))
+        for kind in ("Model", classifier):
             assert getattr(transformers, class_name(model_type, kind)).config_class.model_type == model_type
 
 

@@ -15,6 +15,8 @@ from tl_jax.models.heads import classifier
         ({"hidden_dropout_prob": 0.1, "classifier_dropout": None}, 0.1),
         ({"hidden_dropout_prob": 0.1}, 0.1),
         ({"seq_classif_dropout": 0.4}, 0.4),
+        ({"hidden_dropout_prob": 0.1, "model_type": "bert"}, 0.1),
+        ({"hidden_dropout_prob": 0.1, "model_type": "vit"}, 0.0),
         ({}, 0.0),
     ],
 )

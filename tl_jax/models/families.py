@@ -14,12 +14,19 @@ FAMILIES = {
     "xlm-roberta": ("tl_jax.models.roberta", "XLMRoberta"),
     "camembert": ("tl_jax.models.roberta", "Camembert"),
     "distilbert": ("tl_jax.models.distilbert", "DistilBert"),
+    "vit": ("tl_jax.models.vit", "ViT"),
+    "deit": ("tl_jax.models.deit", "DeiT"),
 }
 
 
 def family(model_type: str) -> ModuleType:
     """The family's module, imported on first use; raises `InputError` naming the families there are."""
     return importlib.import_module(_entry(model_type)[0])
+
+
+def reads_images(model_type: str) -> bool:
+    """Whether models of this type start from images; raises `InputError` as `family` does."""
+    return "image" in getattr(family(model_type), "INPUTS", ())
 
 
 def class_name(model_type: str, kind: str) -> str:

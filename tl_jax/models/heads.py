@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from tl_jax.model import Stage
+from tl_jax.models.families import FAMILIES, reads_images
 from tl_jax.models.layers import head_stage
 
-# What config.json calls the dropout below the last layer, by family; null or absent means the next.
+# What config.json calls the dropout below the last layer, by family; null or absent means the next. Of images there is
+# none.
 _DROPOUTS = ("seq_classif_dropout", "classifier_dropout", "hidden_dropout_prob")
 
 
 def classifier(labels: int, config: Mapping[str, Any]) -> Stage:
     """The stage `head` of a classifier; its dropout and first values follow a raw config.json."""
-    said = (config[key] for key in _DROPOUTS if config.get(key) is not None)
+    image = config.get("model_type") in FAMILIES and reads_images(config["model_type"])
+    said = (config[key] for key in _DROPOUTS if not image and config.get(key) is not None)
     return head_stage(labels, float(next(said, 0.0)), float(config.get("initializer_range", 0.02)))

@@ -22,6 +22,7 @@ Module = nn.Module
 compact = nn.compact
 Dense = nn.Dense
 Embed = nn.Embed
+Conv = nn.Conv
 BatchNorm = nn.BatchNorm
 normal = nn.initializers.normal
 
@@ -77,8 +78,8 @@ class LayerNorm(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        return _layer_norm(self, x)
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        return _layer_norm(self, x)  # the same in both modes; as a stage it is told which
 
 
 class ResidualNorm(nn.Module):
@@ -105,6 +106,11 @@ def fmix32(x: Array) -> Array:
 def _spread(noise: Array, n: int) -> Array:
     """u32 `[…] -> […, n]`: n draws from each noise."""
     return fmix32(noise[..., None] + jnp.arange(n, dtype=jnp.uint32) * jnp.uint32(_GOLDEN))
+
+
+def noise_by_position(noise: Array | None, length: int) -> Array | None:
+    """u32 `[B, 1] -> [B, length]`: of the one noise of an image, a noise for each of its positions; None stays None."""
+    return None if noise is None else _spread(noise[:, 0], length)
 
 
 def _drop(module: nn.Module, x: Array, noise: Array | None, rate: float, bits: Callable[[Array], Array]) -> Array:
@@ -135,16 +141,19 @@ class AttentionCore(nn.Module):
     """Scaled dot-product attention (Vaswani et al. 2017), the point where attention kernels and prefixes plug in.
 
     `q`, `k`, `v` are `[B, T, H, D]`; `segments` i32 `[B, T]`: positions attend within their own segment, padding (0)
-    to padding. Softmax in float32; masked scores are `finfo.min`, so no row is NaN. Returns `[B, T, H, D]`.
+    to padding; None: each to all. Softmax in float32; masked scores are `finfo.min`, so no row is NaN. Returns
+    `[B, T, H, D]`.
     """
 
     dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, q: Array, k: Array, v: Array, segments: Array, noise: Array | None, train: bool) -> Array:
+    def __call__(self, q: Array, k: Array, v: Array, segments: Array | None, noise: Array | None, train: bool) -> Array:
         scores = jnp.einsum("bqhd,bkhd->bhqk", q, k).astype(jnp.float32) * (q.shape[-1] ** -0.5)
-        mask = segments[:, None, :, None] == segments[:, None, None, :]
-        weights = jax.nn.softmax(jnp.where(mask, scores, jnp.finfo(jnp.float32).min), axis=-1)
+        if segments is not None:
+            mask = segments[:, None, :, None] == segments[:, None, None, :]
+            scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
+        weights = jax.nn.softmax(scores, axis=-1)
         if train and self.dropout:
             heads = q.shape[2]
             weights = _drop(self, weights, noise, self.dropout, lambda n: _pairs(n, heads))
@@ -158,20 +167,24 @@ def _pairs(noise: Array, heads: int) -> Array:
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with biases and an output projection: `hidden [B, T, D] -> [B, T, D]`."""
+    """Multi-head self-attention with biases and an output projection: `hidden [B, T, D] -> [B, T, D]`.
+
+    Without `qkv_bias` queries, keys and values have none. `segments` are those of `AttentionCore`.
+    """
 
     heads: int
     attention_dropout: float = 0.0
     dropout: float = 0.0
     init_std: float = 0.02
     dtype: Any = None
+    qkv_bias: bool = True
 
     @nn.compact
-    def __call__(self, hidden: Array, segments: Array, noise: Array | None, train: bool) -> Array:
+    def __call__(self, hidden: Array, segments: Array | None, noise: Array | None, train: bool) -> Array:
         width = hidden.shape[-1]
 
         def project(name: str) -> Array:
-            y = Dense(width, dtype=self.dtype, kernel_init=normal(self.init_std), name=name)(hidden)
+            y = Dense(width, self.qkv_bias, self.dtype, kernel_init=normal(self.init_std), name=name)(hidden)
             return y.reshape(*y.shape[:-1], self.heads, width // self.heads)
 
         core = AttentionCore(self.attention_dropout, name="core")

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
 
-Transform = Literal["copy", "transpose", "conv"]
+Transform = Literal["copy", "transpose", "conv", "row"]
 
 # Stages a task may leave out of a chain, so that a file may hold tensors for one that the model lacks.
 ENDS = ("pooler", "head")
@@ -37,8 +37,9 @@ class Entry:
     """One tensor under both names.
 
     `transform` says how the foreign layout becomes ours: "copy"; "transpose" for dense kernels, `[out, in]` to
-    `[in, out]`; "conv" for convolutions, `[out, in, *space]` to `[*space, in, out]`. `older` are spellings of the
-    foreign name found in files of earlier generations.
+    `[in, out]`; "conv" for convolutions, `[out, in, *space]` to `[*space, in, out]`; "row" for what has a leading axis
+    of 1, which we leave out. `older` are other spellings of the foreign name, found in files or models of other
+    generations.
     """
 
     foreign: str

@@ -6,21 +6,36 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _HOMES = {
+    "ImageProcessor": "image_processor",
     "OwnTokenizer": "own_tokenizer",
     "Source": "sources",
     "TextProcessor": "tokenizer",
     "fingerprint": "sources",
     "load": "loading",
     "load_into": "own_files",
+    "reads_images": "loading",
     "resolve": "hub",
     "save": "saving",
     "verify": "sources",
 }
-__all__ = ["OwnTokenizer", "Source", "TextProcessor", "fingerprint", "load", "load_into", "resolve", "save", "verify"]
+__all__ = [
+    "ImageProcessor",
+    "OwnTokenizer",
+    "Source",
+    "TextProcessor",
+    "fingerprint",
+    "load",
+    "load_into",
+    "reads_images",
+    "resolve",
+    "save",
+    "verify",
+]
 
 if TYPE_CHECKING:
     from tl_jax.pretrained.hub import resolve
-    from tl_jax.pretrained.loading import load
+    from tl_jax.pretrained.image_processor import ImageProcessor
+    from tl_jax.pretrained.loading import load, reads_images
     from tl_jax.pretrained.own_files import load_into
     from tl_jax.pretrained.own_tokenizer import OwnTokenizer
     from tl_jax.pretrained.saving import save

@@ -110,6 +110,8 @@ def _ours(array: np.ndarray, transform: Transform) -> np.ndarray:
         return array.T
     if transform == "conv":
         return np.moveaxis(array, (1, 0), (-2, -1))
+    if transform == "row":
+        return array[0]
     return array
 
 
@@ -118,6 +120,8 @@ def _theirs(array: np.ndarray, transform: Transform) -> np.ndarray:
         return array.T
     if transform == "conv":
         return np.moveaxis(array, (-2, -1), (1, 0))
+    if transform == "row":
+        return array[None]
     return array
 
 

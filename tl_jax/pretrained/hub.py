@@ -42,6 +42,19 @@ def resolve(name_or_folder: str | os.PathLike[str] | Source, revision: str | Non
     return _fetch(name, revision, hint=_nearest_folder(folder))
 
 
+def config_of(name: str) -> Path | None:
+    """The config.json of a folder or of a hub repository, fetched alone; None where there is none to be had."""
+    folder = Path(name).expanduser()
+    if folder.exists() or not _REPOSITORY.fullmatch(name):
+        return folder / "config.json" if (folder / "config.json").is_file() else None
+    import huggingface_hub
+
+    try:
+        return Path(huggingface_hub.hf_hub_download(name, "config.json"))
+    except Exception:  # whatever it is, loading the model tells it
+        return None
+
+
 def _fetch(name: str, revision: str | None, hint: str) -> Source:
     import huggingface_hub
     from huggingface_hub import errors

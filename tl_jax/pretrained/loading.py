@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from tl_jax.errors import InputError, did_you_mean
-from tl_jax.model import Model, ModelInfo
+from tl_jax.model import Model, ModelInfo, Stage
+from tl_jax.models import families
 from tl_jax.models.families import family
 from tl_jax.models.heads import classifier
 from tl_jax.models.names import Entry, NameMap
 from tl_jax.pretrained import weights
 from tl_jax.pretrained.conversion import to_canonical
-from tl_jax.pretrained.hub import resolve
+from tl_jax.pretrained.hub import config_of, resolve
+from tl_jax.pretrained.image_processor import ImageProcessor
 from tl_jax.pretrained.json_files import read_json
 from tl_jax.pretrained.own_files import MODEL_TYPE
-from tl_jax.pretrained.pooling import Modules, choose, read_modules
+from tl_jax.pretrained.pooling import Modules, choose, choose_for_images, read_modules
 from tl_jax.pretrained.sources import Source
 from tl_jax.pretrained.tokenizer import TextProcessor
 from tl_jax.rules import map_paths, paths
@@ -38,14 +42,17 @@ def load(
     pooling: str = "auto",
     dtype: str | None = None,
     revision: str | None = None,
+    image_size: int | None = None,
 ) -> tuple[Model, dict[str, Any]]:
     """Load pretrained weights: the model, and its variables `{"params": nested dict of numpy arrays}`.
 
     `name_or_folder` is a folder in Hugging Face's format or a hub repository `org/name` (at `revision`); its weights
-    are safetensors, or else PyTorch's files. `pooling` says how a text becomes one vector: "cls", "mean", "last",
-    "pooler", or "auto", as the checkpoint does. Parameters keep the file's dtype unless `dtype` asks for another. A
-    classifier's head comes along where the checkpoint has one and the pooling in effect is the one it was trained on;
-    its class names are `model.info.labels`.
+    are safetensors, or else PyTorch's files. `pooling` says how a text or an image becomes one vector: "cls", "mean",
+    "last", "pooler", or "auto", as the checkpoint does; for images also "classifier", as the class with a head does
+    that transformers has for them. `image_size` is the side of the square that images become, where it is not to be the
+    checkpoint's. Parameters keep the file's dtype unless `dtype` asks for another. A classifier's head comes along
+    where the checkpoint has one and the pooling in effect is the one it was trained on; its class names are
+    `model.info.labels`.
 
     The arrays are in memory of their own, valid whatever becomes of the files. Raises `InputError` for all that cannot
     be read, with every missing, extra and misshapen tensor at once.
@@ -58,14 +65,19 @@ def load(
     architecture = family(config["model_type"])
     names: NameMap = architecture.NAMES
     tensors = weights.read(folder)
+    known_paths = (known[0] for name in tensors if (known := names.to_canonical(name)))
+    images = families.reads_images(config["model_type"])
+    if image_size is not None and not images:
+        raise InputError(f"a {config['model_type']} reads texts, which have no image size")
 
-    modules = _modules(folder, pooling)
-    chosen = choose(pooling, modules, (known[0] for name in tensors if (known := names.to_canonical(name))))
-    labels, dense = _find_head(folder, config, modules, chosen, auto=pooling == "auto")
-    settings = architecture.CONFIG(config)
-    model = Model(architecture.stages(settings, chosen))
-    if labels is not None:
-        model = model.attach(classifier(len(labels), config))
+    if images:
+        chosen, dense = choose_for_images(pooling, architecture, config, known_paths), None
+        labels = _labels(config) if _image_head(config, architecture, chosen) else None
+    else:
+        modules = _modules(folder, pooling)
+        chosen = choose(pooling, modules, known_paths)
+        labels, dense = _find_head(folder, config, modules, chosen, auto=pooling == "auto")
+    model = _chain(architecture, config, chosen, labels)
 
     expected = {path: tuple(leaf.shape) for path, leaf in paths(model.shapes()).items()}
     in_dense = {path: expected.pop(path) for path in list(expected) if dense and path.startswith("head/")}
@@ -73,20 +85,65 @@ def load(
     params = read.params
     if dense is not None:
         params |= to_canonical(weights.read(dense), DENSE_HEAD, in_dense, str(dense)).params
+    settings = architecture.CONFIG(config)
+    if image_size is not None:
+        if hasattr(architecture, "at_size"):
+            params = architecture.at_size(params, settings, image_size)
+        config = {**config, "image_size": image_size}
+        model = _chain(architecture, config, chosen, labels)
     if dtype is not None:
         params = map_paths(lambda _, leaf: leaf.astype(jnp.dtype(dtype)), params)
     info = ModelInfo(
         family=config["model_type"],
         config=config,
         source=source,
-        processor=TextProcessor.read(folder, settings.positions),
+        processor=_image_processor(folder, settings, image_size)
+        if images
+        else TextProcessor.read(folder, settings.positions),
         pooling=chosen,
         names=read.names,
         carried=read.carried,
         labels=labels,
         alias=names.alias,
+        example=model.info.example,
     )
     return replace(model, info=info), {"params": params}
+
+
+def reads_images(name: str) -> bool:
+    """Whether the model called `name`, a folder or a hub repository, starts from images; False if that is unknown."""
+    try:
+        path = config_of(name)
+        return path is not None and families.reads_images(str(read_json(path).get("model_type")))
+    except InputError:
+        return False
+
+
+def _chain(architecture: ModuleType, config: Mapping[str, Any], pooling: str, labels: tuple[str, ...] | None) -> Model:
+    """The model of a config.json, with the head that its class has where there are `labels`."""
+    settings = architecture.CONFIG(config)
+    model = Model(architecture.stages(settings, pooling))
+    if hasattr(architecture, "INPUTS"):
+        example = {"image": jax.ShapeDtypeStruct((1, *settings.image_shape), jnp.float32)}
+        model = replace(model, inputs=architecture.INPUTS, info=ModelInfo(example=example))
+    if labels is None:
+        return model
+    heads: Mapping[str, Callable[[int, Mapping[str, Any]], Stage]] = getattr(architecture, "HEADS", {})
+    named = str(next(iter(config.get("architectures") or ()), ""))
+    head = next((made for kind, made in heads.items() if named.endswith(kind)), classifier)
+    return model.attach(head(len(labels), config))
+
+
+def _image_processor(folder: Path, settings: Any, size: int | None) -> ImageProcessor | None:
+    found = ImageProcessor.read(folder, settings.image_shape[-1])
+    return found if found is None or size is None else found.at_size(size)
+
+
+def _image_head(config: Mapping[str, Any], architecture: ModuleType, pooling: str) -> bool:
+    """Whether a checkpoint of images has a head, and that is over this pooling."""
+    kind, over = architecture.CLASSIFIER
+    named = [str(name) for name in config.get("architectures") or ()]
+    return pooling == over and any(name.endswith((kind, *getattr(architecture, "HEADS", ()))) for name in named)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from tl_jax.errors import InputError, did_you_mean
@@ -87,3 +88,24 @@ def choose(choice: str, modules: Modules | None, paths: Iterable[str]) -> str:
     if modules is not None:
         return modules.pooling
     return "pooler" if any(path.startswith("pooler/") for path in paths) else "cls"
+
+
+def choose_for_images(choice: str, family: ModuleType, config: Mapping[str, Any], paths: Iterable[str]) -> str:
+    """The same for a family of images: one of its `POOLINGS`.
+
+    For "auto" it is what the checkpoint's class computes: "pooler" for one without a head whose file holds a pooler,
+    else what the head is over. "classifier" is the latter. Raises `InputError` for other words.
+    """
+    over: str = family.CLASSIFIER[1]
+    named = [str(name) for name in config.get("architectures") or ()]
+    if choice == "auto":
+        plain = not any("For" in name for name in named)
+        return "pooler" if plain and any(path.startswith("pooler/") for path in paths) else over
+    if choice == "classifier":
+        return over
+    if choice not in family.POOLINGS:
+        raise InputError(
+            f"images are pooled by auto, {', '.join(family.POOLINGS)}, not {choice!r}"
+            f"{did_you_mean(choice, family.POOLINGS)}"
+        )
+    return choice

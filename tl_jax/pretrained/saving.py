@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,9 +18,10 @@ import numpy as np
 
 from tl_jax.errors import InputError, did_you_mean
 from tl_jax.model import Model
-from tl_jax.models.families import class_name, family
+from tl_jax.models.families import class_name, family, reads_images
 from tl_jax.models.names import NameMap
 from tl_jax.pretrained.conversion import prefix, to_foreign
+from tl_jax.pretrained.image_processor import ImageProcessor
 from tl_jax.pretrained.json_files import write_json
 from tl_jax.pretrained.loading import DENSE_HEAD, IDENTITY
 from tl_jax.pretrained.own_files import MODEL_TYPE, tensors_of
@@ -44,15 +46,16 @@ def save(
     card: str | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write a Hugging Face folder: config.json, safetensors, the tokenizer's files; returns its path.
+    """Write a Hugging Face folder: config.json, safetensors, the processor's files; returns its path.
 
     An encoder is written as it was read: its class, its tensors' names, and those carried over. A classifier over
-    `pooler` pooling becomes the class `…ForSequenceClassification`, with `labels` (default: the model's) in its config.
-    A classifier over `cls`, `mean` or `last` pooling, which no class of transformers describes, becomes a
-    sentence-transformers folder whose `2_Dense` is the head; `load` reads that head back with its labels. `format`
-    insists on one of the two, "hf" or "sentence-transformers". Parameters keep their dtypes. `max_shard_size` (bytes,
-    or "5GB") splits the weights; `card` becomes README.md. Somebody's own network, of which transformers has no class,
-    is written under its own paths, for `tl.load(folder, model=…)`.
+    `pooler` pooling becomes the class `…ForSequenceClassification`, with `labels` (default: the model's) in its config;
+    one of images, over its family's own pooling, the class `…ForImageClassification`. A classifier of texts over `cls`,
+    `mean` or `last` pooling, which no class of transformers describes, becomes a sentence-transformers folder whose
+    `2_Dense` is the head; `load` reads that head back with its labels. `format` insists on one of the two, "hf" or
+    "sentence-transformers". Parameters keep their dtypes. `max_shard_size` (bytes, or "5GB") splits the weights; `card`
+    becomes README.md. Somebody's own network, of which transformers has no class, is written under its own paths, for
+    `tl.load(folder, model=…)`.
 
     All or nothing: the folder appears when it is complete. Raises `InputError` for a folder that has something in it
     (`overwrite` replaces a model, and nothing but a model), and for what the format cannot hold: adapters that are not
@@ -97,7 +100,8 @@ def _contents(model: Model, variables: Mapping[str, Any], labels: Sequence[str] 
         known = {} if named is None else _label_config(named, len(named))
         return _Contents({"model_type": MODEL_TYPE, **known}, tensors_of(variables), None, "", info.processor, None)
     _check_writable(model, variables)
-    names: NameMap = family(info.family).NAMES
+    architecture = family(info.family)
+    names: NameMap = architecture.NAMES
     params = dict(variables["params"])
     config = dict(info.config)
     read_as = next(iter(config.get("architectures") or ()), None)
@@ -109,7 +113,9 @@ def _contents(model: Model, variables: Mapping[str, Any], labels: Sequence[str] 
     else:
         config |= _label_config(labels if labels is not None else info.labels, params["head"]["kernel"].shape[-1])
         config.pop("num_labels", None)  # transformers counts id2label
-        if info.pooling == "pooler":
+        if reads_images(info.family):
+            written_as = class_name(info.family, _image_class(architecture, info.pooling, params["head"]))
+        elif info.pooling == "pooler":
             written_as = class_name(info.family, "ForSequenceClassification")
         else:
             written_as = class_name(info.family, "Model")
@@ -123,6 +129,18 @@ def _contents(model: Model, variables: Mapping[str, Any], labels: Sequence[str] 
     config["architectures"] = [written_as]
     _set_dtype(config, tensors)
     return _Contents(config, tensors, dense, str(info.pooling), info.processor, info.source)
+
+
+def _image_class(architecture: ModuleType, pooling: str | None, head: Mapping[str, Any]) -> str:
+    """What the class of a classifier of images ends in; raises `InputError` where there is none."""
+    kind, over = architecture.CLASSIFIER
+    if pooling != over:
+        raise InputError(
+            f"no class of transformers has a classifier of images over {pooling} pooling: fine-tune with "
+            f"--pooling {over}"
+        )
+    others: tuple[str, ...] = tuple(getattr(architecture, "HEADS", ()))
+    return str(kind) if head.keys() == {"kernel", "bias"} else others[0]
 
 
 def _check_target(target: Path, overwrite: bool) -> None:
@@ -145,6 +163,8 @@ def _check_format(asked: str | None, model: Model, contents: _Contents) -> None:
         raise InputError(f"unknown format {asked!r}{did_you_mean(asked, FORMATS)}")
     if not model.info.family:
         raise InputError(f"somebody's own network is written under its own paths: there is no {asked} form of it")
+    if asked == "sentence-transformers" and reads_images(model.info.family):
+        raise InputError("a sentence-transformers folder is of texts: --format hf holds a model of images")
     pooling = contents.pooling
     if asked == "hf" and contents.dense is not None:
         raise InputError(
@@ -212,6 +232,8 @@ def _set_dtype(config: dict[str, Any], tensors: Mapping[str, np.ndarray]) -> Non
 def _write(contents: _Contents, folder: Path, max_shard_size: int | str | None) -> None:
     write_json(folder / "config.json", contents.config)
     write_folder(folder, contents.tensors, max_shard_size)
+    if isinstance(contents.processor, ImageProcessor):
+        contents.processor.write(folder)
     if isinstance(contents.processor, TextProcessor):
         for name, path in contents.processor.files.items():
             _copy(path, folder / name)

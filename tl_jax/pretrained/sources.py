@@ -24,6 +24,7 @@ FILES = (
     "vocab.txt",
     "vocab.json",
     "merges.txt",
+    "preprocessor_config.json",
     "sentencepiece.bpe.model",  # for a folder of it alone to be told what it lacks
     "modules.json",
     "sentence_bert_config.json",
