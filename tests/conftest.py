@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests import images as image_files
 from tests import tiny as tiny_files
 
 # Toy models spend their time in XLA's optimiser: without it a test takes half of the CPU. Set before jax is imported,
@@ -110,6 +111,18 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tiny_files.Tiny:
 def tuned(tiny: tiny_files.Tiny) -> Callable[[str], Any]:
     """`tuned("lora:rank=4")` is the finished run of that method on the tiny files, made once; nobody changes it."""
     return cache(lambda method: tiny_files.tune(tiny, tiny.folder / "runs" / method.replace(":", "-"), method))
+
+
+@pytest.fixture(scope="session")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> image_files.Seen:
+    """A ViT of two layers in a folder, and pictures in folders and files; nobody changes them."""
+    return image_files.make(tmp_path_factory.mktemp("seen"))
+
+
+@pytest.fixture(scope="session")
+def tuned_on_images(seen: image_files.Seen) -> Callable[[str], Any]:
+    """As `tuned`, on the pictures."""
+    return cache(lambda method: image_files.tune(seen, seen.folder / "runs" / method.replace(":", "-"), method))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -15,7 +15,9 @@ from tl_jax.errors import InputError, did_you_mean, nearest
 from tl_jax.parallel.axes import read as read_mesh
 
 _CHOICES = {
-    "task": ("text_classification",),
+    "task": ("text_classification", "image_classification"),
+    "augment": ("none", "crop", "flip", "crop+flip"),
+    "corrupt": ("refuse", "skip"),
     "pooling": ("auto", "cls", "mean", "last", "pooler"),
     "optimizer": ("adamw", "adam", "sgd", "lion"),
     "schedule": ("linear", "cosine", "constant", "one_cycle", "slanted_triangular"),
@@ -32,11 +34,13 @@ class Experiment:
 
     Attributes:
         model: a folder or a hub name.
-        data: a CSV, TSV or JSONL file, or a folder of them named train, validation, test.
+        data: a CSV, TSV or JSONL file, or a folder of them named train, validation, test; of images also a folder with
+            a subfolder for each class, or an .npz file.
         eval_data: scored once, at the end; never trained on.
         split: which named split of `data` to train on.
-        text_column, label_column: inferred and printed when None.
-        pooling: how token vectors become one; `auto` follows the checkpoint.
+        task: what is learnt; None is the one that fits what the model reads.
+        text_column, image_column, label_column: inferred and printed when None.
+        pooling: how token vectors become one; `auto` follows the checkpoint, of images its class with a head.
         method: how to transfer, as on the command line: `lora:rank=8`; None is `lp_ft` where there is a head to solve.
         epochs, steps: the budget; `steps` wins when given. Neither: 3 epochs, more where these are under 200 steps.
         batch_size: examples a step, cut into `accumulate` parts.
@@ -49,6 +53,9 @@ class Experiment:
         patience: evaluations without a better one before stopping, counted in the last phase; 0 is never.
         precision: what the step computes in; trainable parameters are float32 either way.
         max_length: tokens kept of a text; None is what the model allows.
+        image_size: the side of the square that images become; None is what the model was trained on.
+        augment: what is drawn for each training image: a part of it in its place (`crop`), or left and right exchanged.
+        corrupt: whether images that cannot be read are refused, or left out and counted.
         shots, fraction: how much of each class to train on; None is all.
         mesh: devices by axis, `data=4,fsdp=2`, or `auto`; None is one device. It changes rounding and no more.
         no_cache: compute what is frozen in every step, and keep no features on disk. It changes rounding and no more.
@@ -60,8 +67,9 @@ class Experiment:
     data: str | None = None
     eval_data: str | None = None
     split: str | None = None
-    task: str = "text_classification"
+    task: str | None = None
     text_column: str | None = None
+    image_column: str | None = None
     label_column: str | None = None
     pooling: str = "auto"
     method: str | None = None
@@ -79,6 +87,9 @@ class Experiment:
     patience: int = 0
     precision: str = "float32"
     max_length: int | None = None
+    image_size: int | None = None
+    augment: str = "none"
+    corrupt: str = "refuse"
     shots: int | None = None
     fraction: float | None = None
     mesh: str | None = None
@@ -111,7 +122,7 @@ class Experiment:
         ):
             if getattr(self, name) < least:
                 raise InputError(f"{_flag(name)} must be at least {least}, not {getattr(self, name)}")
-        for name in ("steps", "max_length", "shots"):
+        for name in ("steps", "max_length", "image_size", "shots"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{_flag(name)} must be at least 1, not {value}")

@@ -40,7 +40,7 @@ def finetune(
     Args:
         model: a folder, a hub name, a pair `(model, variables)`, a `Plan`, or an `Experiment` that says it all.
         data: a file or folder, a list of pairs or dicts, a `Dataset`; `eval_data=` likewise.
-        task: a task object with your own labels, loss or metrics.
+        task: a task's name, or a task object with your own labels, loss or metrics.
         shardings: rules `(pattern, PartitionSpec)` for what lies where on `mesh`; see `tl_jax.parallel.DEFAULT`.
         resume: go on from the last good checkpoint in `out`; a finished run is returned as it is.
         overwrite: replace the run in `out`.
@@ -50,6 +50,8 @@ def finetune(
     Raises `InputError` for what cannot be used, before anything is written; `Diverged` when the loss stops being
     finite; `Interrupted`, after saving, when Ctrl-C or SIGTERM asks it to stop while it trains.
     """
+    if isinstance(task, str):
+        settings["task"], task = task, None
     request = preparation.request(model, data, settings)
     experiment = request.experiment
     place = RunFolder(experiment.out or "")

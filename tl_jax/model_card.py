@@ -9,6 +9,10 @@ from typing import Any
 from tl_jax.experiment import Experiment
 from tl_jax.preparation import stem
 
+_IMAGES = """from transformers import pipeline
+
+classify = pipeline("image-classification", FOLDER)
+classify("PICTURE.jpg")"""
 _USE = {
     "hf": """from transformers import pipeline
 
@@ -34,8 +38,11 @@ def model_card(experiment: Experiment, manifest: Mapping[str, Any], summary: Map
     """
     labels, base = manifest["labels"], str(experiment.model)
     on_hub = bool(manifest["model"].get("revision"))
-    front: dict[str, Any] = {"library_name": _LIBRARY[form], "pipeline_tag": "text-classification"}
-    front |= {"tags": ["tl_jax", "text-classification"], "metrics": ["accuracy", "f1"]}
+    images = "image" in manifest["columns"]
+    inputs = "images" if images else "texts"
+    tag = f"{inputs[:-1]}-classification"
+    front: dict[str, Any] = {"library_name": _LIBRARY[form], "pipeline_tag": tag}
+    front |= {"tags": ["tl_jax", tag], "metrics": ["accuracy", "f1"]}
     front |= {"base_model": base} if on_hub else {}
     steps = summary["steps"]
     how = f"`{manifest.get('method') or experiment.method}`" + (
@@ -48,7 +55,7 @@ def model_card(experiment: Experiment, manifest: Mapping[str, Any], summary: Map
         "",
         f"# {stem(experiment.out or '')}",
         "",
-        f"Tells {len(labels)} labels of texts apart: {', '.join(labels)}. Made from "
+        f"Tells {len(labels)} labels of {inputs} apart: {', '.join(labels)}. Made from "
         f"{base if on_hub else stem(base)} with tl_jax {manifest['tl_jax']} by {how}.",
         "",
     ]
@@ -60,10 +67,11 @@ def model_card(experiment: Experiment, manifest: Mapping[str, Any], summary: Map
         lines += [f"| {key} | {summary['metrics'][key]:.4f} |" for key in _SHOWN if key in summary["metrics"]]
         lines += ["", *_by_class(summary["metrics"].get("per_class", {}))]
     lines += [
-        "What the base model has learnt is still in it, its biases too; other texts than those above may fare worse.",
+        "What the base model has learnt is still in it, its biases too; other "
+        f"{inputs} than those above may fare worse.",
         "",
         "```python",
-        _USE[form],
+        _IMAGES if images and form == "hf" else _USE[form],
         "```",
         "",
     ]

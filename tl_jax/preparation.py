@@ -26,10 +26,9 @@ from tl_jax.parallel import Placement, place
 from tl_jax.rules import paths
 from tl_jax.tasks import task_class
 from tl_jax.training.defaults import default_schedule, peak_rate
-from tl_jax.training.examples import Prepared
-from tl_jax.training.examples import prepare as encode
 from tl_jax.training.feature_store import FeatureStore
 from tl_jax.training.prefixes import Prefixes
+from tl_jax.training.reading import Reading, reading
 from tl_jax.training.recipe import Recipe
 from tl_jax.trees import add_leaf
 
@@ -39,6 +38,7 @@ _OF_STEPS = (
     *("epochs", "steps", "accumulate", "optimizer", "lr", "schedule", "warmup"),
     *("weight_decay", "clip", "ema", "patience"),
 )
+_TEXTS, _IMAGES = "text_classification", "image_classification"  # tasks, by what a model reads
 _IN_MEMORY = "in memory"  # what an object is called in an experiment
 
 
@@ -63,8 +63,8 @@ class Job:
     assembly: Assembly
     recipe: Recipe
     train: data_room.TrainBatches
-    validation: data_room.Encoded | None
-    test: data_room.Encoded | None
+    validation: data_room.Examples | None
+    test: data_room.Examples | None
     where: Callable[[int], str]
     placement: Placement
     manifest: dict[str, Any]
@@ -125,6 +125,8 @@ def request(model: Any, data: Any, settings: Mapping[str, Any], what: str = "fin
     if method is None:
         method, note = _default_method(objects.get("model"))
     settings["method"] = str(parse(method))
+    if settings.get("task", base.task) is None and _images(objects.get("model"), settings.get("model", base.model)):
+        settings["task"] = _IMAGES
     if isinstance(settings.get("out"), Path):
         settings["out"] = str(settings["out"])
     experiment = dataclasses.replace(base, **settings)
@@ -142,6 +144,13 @@ def request(model: Any, data: Any, settings: Mapping[str, Any], what: str = "fin
     return Request(experiment, note=note, **objects)
 
 
+def _images(given: Any, name: str | None) -> bool:
+    """Whether a model starts from images; where no task is named that is the task, else texts are."""
+    if given is not None:
+        return "image" in (given.model if isinstance(given, Plan) else given[0]).inputs
+    return name is not None and pretrained.reads_images(name)
+
+
 def _default_method(model: Any) -> tuple[str, str]:
     """The method where none is named, and why."""
     if model is not None and "head" not in model[0].names and "logits" in model[0].stages[-1].writes:
@@ -155,49 +164,39 @@ def prepare(asked: Request, task: Any, say: Say, shardings: Any = None) -> Job:
     `shardings` are rules for what lies where on the experiment's mesh; None are the default ones.
     """
     e = asked.experiment
+    if asked.model is not None and e.image_size is not None:
+        raise InputError("the model is in memory: load it for another size of image, tl.load(…, image_size=)")
     division = divided(e, asked.data, asked.eval_data)
     _describe(division, say)
     if asked.note:
         say(asked.note)
-    task = task or task_class(e.task)()
+    task = task or task_class(e.task or _TEXTS)()
     task = task if task.labels else task.with_labels(division.labels)
     plan_given = asked.model if isinstance(asked.model, Plan) else None
     if plan_given is not None:
         assembly = Assembly.of(plan_given, task, precision=e.precision, loaded=None)
     else:
-        loaded, variables = asked.model or pretrained.load(asked.source or e.model or "", pooling=e.pooling)
+        loaded, variables = asked.model or load_for(asked, task)
         method = asked.method or e.method
         assert method is not None  # `request` chose one
         plan = make_plan(loaded, variables, task, method, seed=e.seed)
         assembly = Assembly.of(plan, task, precision=e.precision, loaded=variables if asked.model is None else None)
     model = assembly.plan.model
-    processor = model.processor
-    if processor is None:
-        raise InputError(f"the model ({e.model}) has no tokenizer: texts cannot be encoded")
-    if lacking := [name for name in ("encode", "max_length", "pad_id") if not hasattr(processor, name)]:
-        raise InputError(
-            f"the model's processor, {type(processor).__name__}, has no {', '.join(lacking)}: "
-            "tl.pretrained.OwnTokenizer makes one of a function from a text to its token ids"
-        )
-    max_length = e.max_length or processor.max_length
-    say(_describe_model(e, model, assembly, max_length))
+    how: dict[str, Any] = {"max_length": e.max_length, "corrupt": e.corrupt, "keep": not e.no_cache}
+    read = reading(getattr(task, "reads", "tokens"), model.processor, name=e.model, **how)
+    say(_describe_model(model, assembly, read))
 
-    def encoded(dataset: data_room.Dataset | None, name: str) -> data_room.Encoded | None:
-        if dataset is None:
-            return None
-        found: Prepared = encode(dataset, division.columns, task.labels, processor, max_length)
-        if note := found.note(max_length, name):
-            say(note)
-        return found.examples
+    def encoded(dataset: data_room.Dataset | None, name: str) -> data_room.Examples | None:
+        return None if dataset is None else read.labelled(dataset, division.columns, task.labels, say, name)
 
     train = encoded(division.train, "training")
     assert train is not None
     recipe = recipe_of(e, assembly.plan)
     rows = recipe.size(train) // recipe.accumulate
     placement = place(e.mesh, rows=rows, parts=recipe.accumulate, rules=shardings)
-    batches = recipe.batches(train, processor.pad_id, packs=model.packs, divisor=placement.row_parts)
+    batches = recipe.batches(train, read.pad, packs=model.packs, divisor=placement.row_parts)
     if placement.mesh is not None:
-        say(placement.described(assembly.plan.variables, batches.shapes[-1][-2]))
+        say(placement.described(assembly.plan.variables, batches.rows))
     check_settings(assembly.plan, recipe, task, batches)
     return Job(
         e,
@@ -208,8 +207,16 @@ def prepare(asked: Request, task: Any, say: Say, shardings: Any = None) -> Job:
         encoded(division.test, "evaluation"),
         division.train.where,
         placement,
-        _manifest(asked, assembly, division, recipe, batches, max_length, placement),
+        _manifest(asked, assembly, division, recipe, batches, read, placement),
     )
+
+
+def load_for(asked: Request, task: Any) -> tuple[Model, Any]:
+    """The model and variables that are asked for by name, as the task (None: the experiment's) wants them."""
+    e = asked.experiment
+    task = task or task_class(e.task or _TEXTS)
+    pooling = getattr(task, "pooling", "auto") if e.pooling == "auto" else e.pooling
+    return pretrained.load(asked.source or e.model or "", pooling=pooling, image_size=e.image_size)
 
 
 def check_settings(plan: Plan, recipe: Recipe, task: Any, batches: data_room.TrainBatches) -> None:
@@ -250,6 +257,7 @@ def recipe_of(e: Experiment, plan: Plan) -> Recipe:
         patience=e.patience,
         precision=e.precision,
         seed=e.seed,
+        augment=e.augment,
     )
 
 
@@ -266,6 +274,8 @@ def divided(e: Experiment, data: Any = None, eval_data: Any = None) -> data_room
         shots=e.shots,
         fraction=e.fraction,
         seed=e.seed,
+        image_column=e.image_column,
+        images=task_class(e.task or _TEXTS).reads == "image",
     )
 
 
@@ -275,7 +285,7 @@ def _manifest(
     division: data_room.Division,
     recipe: Recipe,
     batches: data_room.TrainBatches,
-    max_length: int,
+    read: Reading,
     placement: Placement,
 ) -> dict[str, Any]:
     task, info = assembly.task, assembly.plan.model.info
@@ -288,8 +298,8 @@ def _manifest(
         "recipe": {**asdict(recipe), "steps": recipe.total(batches.steps_per_epoch)},
         "task": task.name,
         "labels": list(task.labels),
-        "columns": {"text": division.columns.text, "label": division.columns.label},
-        "max_length": max_length,
+        "columns": {division.columns.role: division.columns.input, "label": division.columns.label},
+        "max_length": getattr(read, "max_length", None),
         "batch": asdict(data_room.PassShape.of(batches)),
         "pooling": info.pooling,
         "loss": None if task.loss is None else getattr(task.loss, "__qualname__", type(task.loss).__qualname__),
@@ -329,11 +339,11 @@ def _describe(division: data_room.Division, say: Say) -> None:
         say(f"note: {note}")
 
 
-def _describe_model(e: Experiment, model: Model, assembly: Assembly, max_length: int) -> str:
+def _describe_model(model: Model, assembly: Assembly, read: Reading) -> str:
     size = sum(leaf.size for leaf in paths(assembly.plan.variables["params"]).values())
     family = f"{model.info.family} of" if model.info.family else "a network of your own,"
     pooling = f", {model.info.pooling} pooling" if model.info.pooling else ""
-    return f"{family} {size:,} parameters{pooling}, texts up to {max_length} tokens"
+    return f"{family} {size:,} parameters{pooling}, {read.described}"
 
 
 def checked_pair(value: Any) -> tuple[Model, Mapping[str, Any]]:

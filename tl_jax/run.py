@@ -23,7 +23,7 @@ from tl_jax.run_folder import RunFolder, existing_run
 from tl_jax.tasks import task_class
 from tl_jax.training.checkpoint import Checkpoints
 from tl_jax.training.evaluation import answer, evaluate
-from tl_jax.training.examples import Prepared, prepare, prepare_texts
+from tl_jax.training.reading import Reading, reading
 
 Say = Callable[[str], object]
 TRAINABLE, AVERAGE = "trainable/", "average/"  # what `to_flat` puts before the path of a leaf that trains
@@ -49,7 +49,8 @@ def open_run(folder: str | Path, *, model: Any = None, task: Any = None, say: Sa
     if isinstance(model, tuple):
         loaded, variables = _same(model, manifest, place)
     else:
-        loaded, variables = pretrained.load(place.source(model), pooling=manifest["pooling"])
+        pooling, size = manifest["pooling"], experiment.image_size
+        loaded, variables = pretrained.load(place.source(model), pooling=pooling, image_size=size)
     labels = tuple(manifest["labels"])
     if task is None and manifest["loss"]:
         say(f"the run was trained with a loss of its own, {manifest['loss']}; here the loss is the task's")
@@ -140,20 +141,36 @@ class Run:
         return tuple(self.manifest["labels"])
 
     @property
+    def role(self) -> str:
+        """What it reads, as the column of its data is called: "text" or "image"."""
+        return "image" if getattr(self.task, "reads", "tokens") == "image" else "text"
+
+    @property
     def text_column(self) -> str:
         """The column the texts came from at training."""
         return str(self.manifest["columns"]["text"])
 
-    def predict(self, texts: Sequence[str], *, batch_size: int | None = None) -> list[dict[str, Any]]:
-        """For each text `{"text", "label", "probabilities": {label: p}}`, in the order given."""
-        if isinstance(texts, str):
-            raise InputError("predict takes a list of texts, not one text")
-        if not texts:
+    @cached_property
+    def _reading(self) -> Reading:
+        e = self.experiment
+        how = {"max_length": self.manifest["max_length"], "corrupt": e.corrupt, "keep": not e.no_cache}
+        return reading(getattr(self.task, "reads", "tokens"), self.model.processor, name=e.model, **how)
+
+    def predict(self, inputs: Sequence[Any], *, batch_size: int | None = None) -> list[dict[str, Any]]:
+        """For each text `{"text", "label", "probabilities": {label: p}}`, in the order given.
+
+        Of images (paths, images of Pillow, or pixels uint8 `[H, W, C]`) it is `{"image", "label", "probabilities"}`;
+        without those that cannot be read, where the run leaves such out.
+        """
+        if isinstance(inputs, str | Path):
+            raise InputError(f"predict takes a list of {self.role}s, not one {self.role}")
+        if not len(inputs):
             return []
-        examples = self._told(prepare_texts(texts, self.model.processor, self.manifest["max_length"]))
+        examples = self._reading.asked(inputs, self._say)
         batches = self._batches(examples, batch_size, least=True)
         logits = answer(self.model, self.task, self._placed, batches, self.experiment.precision, self._placement)
-        return [{"text": text, **found} for text, found in zip(texts, self.task.decode(logits), strict=True)]
+        named = [self._reading.named(inputs[i]) for i in examples.index]
+        return [{self.role: name, **found} for name, found in zip(named, self.task.decode(logits), strict=True)]
 
     def evaluate(
         self,
@@ -161,6 +178,7 @@ class Run:
         *,
         split: str | None = None,
         text_column: str | None = None,
+        image_column: str | None = None,
         label_column: str | None = None,
         batch_size: int | None = None,
     ) -> dict[str, Any]:
@@ -175,18 +193,20 @@ class Run:
             splits = data_room.open(data)
             dataset = splits[split] if split else data_room.to_score(splits)
         known = self.manifest["columns"]
-        guess = data is not None and not isinstance(data, str | Path)
-        text, label = (
-            given or (None if guess and known[role] not in dataset.columns else known[role])
-            for role, given in (("text", text_column), ("label", label_column))
+        guess = self.role == "image" or (data is not None and not isinstance(data, str | Path))
+        given = {"text": text_column, "image": image_column, "label": label_column}
+        column, label = (
+            given[role] or (None if guess and known[role] not in dataset.columns else known[role])
+            for role in (self.role, "label")
         )
-        columns = data_room.infer_columns(dataset, text, label)
-        self._say(f"{len(dataset):,} examples of {dataset.source}, text {columns.text!r}, label {columns.label!r}")
-        examples = prepare(dataset, columns, self.labels, self.model.processor, self.manifest["max_length"])
-        return self.score(self._told(examples), batch_size)
+        infer = data_room.infer_image_columns if self.role == "image" else data_room.infer_columns
+        columns = infer(dataset, column, label)
+        said = f"{self.role} {columns.input!r}, label {columns.label!r}"
+        self._say(f"{len(dataset):,} examples of {dataset.source}, {said}")
+        return self.score(self._reading.labelled(dataset, columns, self.labels, self._say), batch_size)
 
     def score(
-        self, examples: data_room.Encoded, batch_size: int | None = None, *, start: str | None = None
+        self, examples: data_room.Examples, batch_size: int | None = None, *, start: str | None = None
     ) -> dict[str, Any]:
         """Loss and metrics on examples that are encoded already; with a `start` they have features from there."""
         batches = self._batches(examples, batch_size)
@@ -196,20 +216,16 @@ class Run:
     def export(self, folder: str | Path, *, format: str | None = None, overwrite: bool = False) -> Path:
         """Write the model as a Hugging Face folder, adapters merged, with label names and a card; see `tl_jax.save`."""
         model, variables = merge(self.model, self.variables)
-        form = "hf" if model.info.pooling == "pooler" else "sentence-transformers"
+        form = "hf" if self.role == "image" or model.info.pooling == "pooler" else "sentence-transformers"
         card = model_card(self.experiment, self.manifest, self.summary, form if model.info.family else "own")
         return pretrained.save(folder, model, variables, format=format, card=card, overwrite=overwrite)
 
-    def _told(self, prepared: Prepared) -> data_room.Encoded:
-        """The examples; texts that were cut are told of."""
-        if note := prepared.note(self.manifest["max_length"]):
-            self._say(note)
-        return prepared.examples
-
-    def _batches(self, examples: data_room.Encoded, batch_size: int | None, *, least: bool = False) -> data_room.Passes:
+    def _batches(
+        self, examples: data_room.Examples, batch_size: int | None, *, least: bool = False
+    ) -> data_room.Passes:
         shape = data_room.PassShape(**self.manifest["batch"])
         shape = shape if batch_size is None else replace(shape, rows=batch_size)
-        return shape.over(examples, self.model.processor.pad_id, least=least)
+        return shape.over(examples, self._reading.pad, least=least)
 
     def _held_out(self, split: str | None) -> data_room.Dataset:
         e = self.experiment

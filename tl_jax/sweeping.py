@@ -8,7 +8,7 @@ from dataclasses import replace
 import jax
 
 from tl_jax.assembly import Assembly
-from tl_jax.data import Encoded
+from tl_jax.data import Examples
 from tl_jax.errors import InputError
 from tl_jax.methods import Method, parse
 from tl_jax.methods.linear_head import AUTO, Probe
@@ -20,7 +20,7 @@ from tl_jax.training.prefixes import Prefixes
 def settled(
     job: Job,
     assembly: Assembly,
-    examples: Encoded,
+    examples: Examples,
     say: Callable[[str], object],
     stop_asked: Callable[[], bool],
     *,

@@ -31,6 +31,7 @@ class Behind:
     batch_size: int | None = None
 
     folder: Path = Path("runs/a name")
+    role: str = "text"
     text_column: str = "message"
     metrics: dict[str, Any] = field(default_factory=lambda: {"accuracy": 0.75})
     summary: dict[str, Any] = field(default_factory=lambda: {"scored_on": "validation"})

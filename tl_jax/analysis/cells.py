@@ -12,14 +12,13 @@ from itertools import product
 from typing import Any
 
 from tl_jax import data as data_room
-from tl_jax import pretrained
 from tl_jax.analysis.results import Result, is_scratch
 from tl_jax.assembly import Assembly, make_plan, stored_leaves, with_stored
 from tl_jax.errors import InputError
 from tl_jax.groups import FROZEN
 from tl_jax.methods import Method, Plan
 from tl_jax.model import Model
-from tl_jax.preparation import Job, Request, check_settings, prepare, recipe_of
+from tl_jax.preparation import Job, Request, check_settings, load_for, prepare, recipe_of
 from tl_jax.rules import paths
 from tl_jax.sweeping import settled
 from tl_jax.training.evaluation import evaluate
@@ -82,8 +81,7 @@ class Bench:
     @classmethod
     def open(cls, asked: Request, task: Any, methods: Mapping[str, Method], say: Callable[[str], object]) -> Bench:
         """Read the model and the data that were asked for; raises `InputError` where there is nothing to score on."""
-        e = asked.experiment
-        loaded = asked.model or pretrained.load(e.model or "", pooling=e.pooling)
+        loaded = asked.model or load_for(asked, task)
         bench = cls(prepare(replace(asked, model=loaded), task, say), loaded, methods)
         _ = bench.scored  # raises
         return bench
@@ -124,14 +122,14 @@ class Bench:
         return self.job.assembly.task
 
     @property
-    def scored(self) -> data_room.Encoded:
+    def scored(self) -> data_room.Examples:
         """The examples a cell is scored on: the evaluation data, else the validation split."""
         found = self.job.validation if self.job.test is None else self.job.test
         if found is None:
             raise InputError("there is nothing to score on: too few examples to hold some out; give --eval-data")
         return found
 
-    def chosen(self, shots: int | None, seed: int) -> tuple[data_room.Encoded, tuple[str, ...]]:
+    def chosen(self, shots: int | None, seed: int) -> tuple[data_room.Examples, tuple[str, ...]]:
         """The training examples of a size and seed, the same for every method, and what there is to say of them."""
         everything = self.job.train.examples
         if shots is None:

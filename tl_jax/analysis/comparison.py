@@ -88,7 +88,7 @@ def compare(
         methods: names with their parameters, or objects of `tl_jax.methods`.
         shots: training examples a class, `"all"` (or None) for all.
         seeds: how many (3 is 0, 1, 2), or which.
-        task: a task object with your own labels, loss or metrics.
+        task: a task's name, or a task object with your own labels, loss or metrics.
         resume: go on with the comparison in `out`; what is finished is not run again, and more may be asked for.
         overwrite: replace it.
         quiet: print nothing.
@@ -105,6 +105,8 @@ def compare(
     if isinstance(model, Plan | Experiment):
         kind = "a plan" if isinstance(model, Plan) else "an experiment"
         raise InputError(f"compare makes plans and experiments itself: give it a model, not {kind}")
+    if isinstance(task, str):
+        settings["task"], task = task, None
     asked = preparation.request(model, data, {**settings, "method": next(iter(chosen.values()))}, what="compare")
     short = preparation.stem(asked.experiment.data or "")
     folder = ComparisonFolder(settings.get("out") or f"runs/{short}-compare")

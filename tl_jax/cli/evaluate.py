@@ -15,7 +15,7 @@ from tl_jax.cli import console, flags
 from tl_jax.cli.values import one_of
 
 HELP = "score a run on labelled examples"
-CHOICES = ("--data", "--split", "--text-column", "--label-column", "--batch-size")
+CHOICES = ("--data", "--split", "--text-column", "--image-column", "--label-column", "--batch-size")
 TAKES = ("--model", *CHOICES, "--format", "--verbose")
 
 
@@ -29,6 +29,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
             "model": "where the run found them",
             "data": "what the run ended with: its evaluation data, else its validation split",
             "text_column": "the run's",
+            "image_column": "the run's",
             "label_column": "the run's",
             "split": "test, or the only one",
             "batch_size": "the run's",

@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     print(console.scores(outcome.metrics))
     folder = shlex.quote(str(outcome.folder))
     print("next:")
-    print(f'  tl-jax predict {folder} "a text of yours"')
+    print(f"  tl-jax predict {folder} " + ("PICTURE.jpg" if outcome.role == "image" else '"a text of yours"'))
     print(f"  tl-jax evaluate {folder} --data FILE")
     print(
         f"  tl-jax finetune {folder}/experiment.json --seed {experiment.seed + 1} --out {folder}-{experiment.seed + 1}"

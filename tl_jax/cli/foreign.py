@@ -16,6 +16,8 @@ RENAMED: dict[str, str] = {
     "--split": "train-split train-split-name dataset-split",
     "--task": "task-name",
     "--text-column": "text-column-name text-column-names sentence-column text-field",
+    "--image-column": "image-column-name image-field",
+    "--image-size": "img-size input-size resolution",
     "--label-column": "label-column-name target-column label-field",
     "--pooling": "pooling-mode pool",
     "--method": "peft peft-method peft-type",

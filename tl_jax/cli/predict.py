@@ -1,12 +1,13 @@
-"""Asks a run about texts: one JSON line each, with the label and the probability of every label.
+"""Asks a run about texts or images: one JSON line each, with the label and the probability of every label.
 
 Examples:
 
   tl-jax predict runs/tickets "where is my parcel?" "I was charged twice"
   tl-jax predict runs/tickets new.csv
   cut -f 2 inbox.tsv | tl-jax predict runs/tickets
+  tl-jax predict runs/flowers rose.jpg holiday/
 
-A text that begins with a dash goes after `--`.
+Of a folder all images are asked about, also those in folders inside it. A text that begins with a dash goes after `--`.
 """
 
 from __future__ import annotations
@@ -15,20 +16,22 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from tl_jax.cli import console, flags
 from tl_jax.cli.values import one_of
 from tl_jax.errors import InputError, did_you_mean
 
-HELP = "ask a run about texts"
+HELP = "ask a run about texts or images"
 CHOICES = ("--batch-size",)
-TAKES = ("--model", "--text-column", *CHOICES, "--format", "--verbose")
+TAKES = ("--model", "--text-column", "--image-column", *CHOICES, "--format", "--verbose")
 TABLES = (".csv", ".tsv", ".jsonl")  # files with columns; in any other a line is a text
 AT_ONCE = 4096  # texts read before the first answer is printed
+IMAGES_AT_ONCE = 256
 
 
 def describe(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +41,8 @@ def describe(parser: argparse.ArgumentParser) -> None:
         "texts",
         nargs="*",
         metavar="TEXT",
-        help="texts; or one file, CSV, TSV, JSON lines or else a text on each line; or - or nothing: standard input",
+        help="texts; or one file, CSV, TSV, JSON lines or else a text on each line; or - or nothing: standard input; "
+        "of a run on images their files, folders of them, files that name them or .npz files",
     )
     flags.add(
         parser,
@@ -46,6 +50,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
         defaults={
             "model": "where the run found them",
             "text_column": "the one trained on",
+            "image_column": "inferred",
             "batch_size": "the run's",
             "format": "jsonl, or table",
         },
@@ -63,15 +68,39 @@ def run(args: argparse.Namespace) -> int:
     from tl_jax.run import open_run
 
     opened = open_run(args.run_folder, model=getattr(args, "model", None), say=console.say)
-    texts = iter(args.texts) if source is None else _read(source, column or opened.text_column)
+    asked: Iterator[Any]
+    if opened.role == "image":
+        asked, at_once = _images(args.texts, getattr(args, "image_column", None)), IMAGES_AT_ONCE
+    else:
+        texts = iter(args.texts) if source is None else _read(source, column or opened.text_column)
+        asked, at_once = texts, AT_ONCE
     show = _table if getattr(args, "format", "jsonl") == "table" else _lines
     count = 0
-    while some := list(islice(texts, AT_ONCE)):
+    while some := list(islice(asked, at_once)):
         print(show(opened.predict(some, **flags.given(args, CHOICES))), flush=True)
         count += len(some)
     if count == 0:
-        raise InputError(f"{_named(source)} holds no text")
+        named = ", ".join(args.texts) if opened.role == "image" and args.texts else _named(source)
+        raise InputError(f"{named} holds no {opened.role}")
     return 0
+
+
+def _images(arguments: Sequence[str], column: str | None) -> Iterator[Any]:
+    """The images that the arguments name, one after the other; without any the paths on standard input."""
+    from tl_jax import data
+
+    for argument in arguments or ["-"]:
+        lowered = argument.lower()
+        if os.path.isdir(argument):
+            yield from data.image_files(Path(argument))
+        elif argument == "-" or lowered.endswith(".txt"):
+            yield from (line for line in _read(argument, "") if line)
+        elif lowered.endswith(TABLES) or ".npz" in lowered:
+            dataset = data.to_score(data.open(argument))
+            columns = data.infer_image_columns(dataset, column, labelled=False)
+            yield from data.pictures(dataset, columns.image)
+        else:
+            yield argument
 
 
 def _source(texts: list[str]) -> str | None:
@@ -121,5 +150,6 @@ def _lines(answers: Iterable[Mapping[str, Any]]) -> str:
 
 def _table(answers: Iterable[Mapping[str, Any]]) -> str:
     return console.table(
-        (answer["label"], float(answer["probabilities"][str(answer["label"])]), answer["text"]) for answer in answers
+        (answer["label"], float(answer["probabilities"][str(answer["label"])]), answer.get("text", answer.get("image")))
+        for answer in answers
     )

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from tl_jax.data.encoded import Batch, Encoded, micro_batches
+from tl_jax.data.encoded import Batch, Encoded, Examples, micro_batches
 from tl_jax.data.lengths import bucket_lengths
 from tl_jax.data.packing import row_cost
 from tl_jax.data.shuffling import check_seed, permutations
@@ -42,17 +42,17 @@ class TrainBatches(ABC):
     """
 
     shapes: tuple[tuple[int, ...], ...]
-    """The shapes of `tokens`, fixed by the lengths in the data set, smallest first."""
+    """The shapes of `tokens`, fixed by the lengths in the data set, smallest first; or that of `image`."""
     lengths: tuple[int, ...]
-    """The lengths of `shapes`, or those that were given."""
+    """The lengths of `shapes`, or those that were given; images have none."""
     padding: float
     """The share of all positions of an epoch that is padding, rows of pure padding included."""
     cost: float
     """What an epoch costs, in positions (see `packing.row_cost`)."""
 
-    def __init__(self, examples: Encoded, batch_size: int, seed: int, *, accumulate: int = 1, pad: int = 0) -> None:
+    def __init__(self, examples: Examples, batch_size: int, seed: int, *, accumulate: int = 1, pad: int = 0) -> None:
         _check(examples, batch_size, accumulate)
-        self.examples = examples
+        self.examples: Examples = examples
         self.batch_size = batch_size
         self.seed = check_seed(seed)
         self.accumulate = accumulate
@@ -67,11 +67,24 @@ class TrainBatches(ABC):
         epoch, at = divmod(step, self.steps_per_epoch)
         return self._batch(self._epoch(epoch)[at])
 
-    def of(self, examples: Encoded) -> TrainBatches:
+    def of(self, examples: Examples) -> TrainBatches:
         """The same batches of the same examples, which have features now."""
         same = copy.copy(self)
         same.examples = examples
         return same
+
+    @property
+    def rows(self) -> int:
+        """The rows of a (micro-)batch, of the largest shape."""
+        return self.shapes[-1][-2]
+
+    @property
+    def described(self) -> str:
+        """`32 × 16 or 24 tokens`, `32 in 11 × 72 tokens`: examples, and the rows and lengths that a step computes."""
+        rows, longest = self.shapes[-1][-2] * self.accumulate, self.shapes[-1][-1]
+        if rows == self.batch_size:
+            return f"{rows} × {' or '.join(str(shape[-1]) for shape in self.shapes)} tokens"
+        return f"{self.batch_size} in {rows} × {longest} tokens"
 
     @abstractmethod
     def _deal(self, epoch: int) -> Sequence[Any]:
@@ -93,6 +106,8 @@ class BucketedBatches(TrainBatches):
     lengths: the padded lengths, ascending, the last one long enough; those of another data set make the two share
         their compiled shapes. None chooses them for these examples.
     """
+
+    examples: Encoded
 
     def __init__(
         self,
@@ -142,14 +157,14 @@ class Passes(ABC):
     Raises InputError without examples and for a number of rows that is not positive.
     """
 
-    shapes: tuple[tuple[int, int], ...]
-    """The shapes of `tokens` that occur, smallest first."""
+    shapes: tuple[tuple[int, ...], ...]
+    """The shapes of `tokens`, or of `image`, that occur, smallest first."""
     padding: float
     """The share of all positions that is padding, rows of pure padding included."""
 
-    def __init__(self, examples: Encoded, rows: int, *, pad: int = 0) -> None:
+    def __init__(self, examples: Examples, rows: int, *, pad: int = 0) -> None:
         _check(examples, rows, 1)
-        self.examples = examples
+        self.examples: Examples = examples
         self.pad = pad
         self._parts: Sequence[Any] = ()
 
@@ -176,6 +191,8 @@ class BucketedPasses(Passes):
     lengths that are compiled already: they serve wherever they suffice, and only what is longer gets new ones.
     """
 
+    examples: Encoded
+
     def __init__(self, examples: Encoded, rows: int, *, lengths: Sequence[int] | None = None, pad: int = 0) -> None:
         super().__init__(examples, rows, pad=pad)
         self.rows = rows
@@ -199,7 +216,7 @@ def _padding(examples: Encoded, area: int) -> float:
     return 1.0 - int(examples.offsets[-1]) / area
 
 
-def _check(examples: Encoded, batch_size: Any, accumulate: Any) -> None:
+def _check(examples: Examples, batch_size: Any, accumulate: Any) -> None:
     if not len(examples):
         raise InputError("there are no examples to make batches of")
     for name, value in (("batch size", batch_size), ("number of micro-batches (--accumulate)", accumulate)):

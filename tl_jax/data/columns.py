@@ -1,4 +1,4 @@
-"""Which column holds the text and which the label: named by the user, known by name, or told by content."""
+"""Which column holds the text or image and which the label: named by the user, known by name, or told by content."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from tl_jax.data.dataset import Dataset
 from tl_jax.errors import InputError
+from tl_jax.pictures import SUFFIXES, Picture
 
 # Names in order of preference: an earlier row wins over a later one, two columns of one row are ambiguous.
 TEXT_NAMES: tuple[tuple[str, ...], ...] = (
@@ -20,6 +21,13 @@ LABEL_NAMES: tuple[tuple[str, ...], ...] = (
 )
 
 
+IMAGE_NAMES: tuple[tuple[str, ...], ...] = (
+    ("image", "images"),
+    ("image_path", "img", "img_path", "picture", "photo"),
+    ("file_name", "filename", "file", "file_path", "filepath", "path"),
+)
+
+
 class Columns(NamedTuple):
     """The chosen columns (`label` is None where none was asked for) and one line that says which and why."""
 
@@ -29,6 +37,37 @@ class Columns(NamedTuple):
 
     def __str__(self) -> str:
         return self.explanation
+
+    @property
+    def input(self) -> str:
+        """The column that a model reads."""
+        return self.text
+
+    @property
+    def role(self) -> str:
+        """What is in it."""
+        return "text"
+
+
+class ImageColumns(NamedTuple):
+    """The same of a data set of images."""
+
+    image: str
+    label: str | None
+    explanation: str
+
+    def __str__(self) -> str:
+        return self.explanation
+
+    @property
+    def input(self) -> str:
+        """The column that a model reads."""
+        return self.image
+
+    @property
+    def role(self) -> str:
+        """What is in it."""
+        return "image"
 
 
 def infer_columns(
@@ -60,6 +99,62 @@ def infer_columns(
     return Columns(text, label, _explain(text, text_how, label, label_how))
 
 
+def infer_image_columns(
+    dataset: Dataset, image_column: str | None = None, label_column: str | None = None, *, labelled: bool = True
+) -> ImageColumns:
+    """The image and label columns of `dataset`, as `infer_columns` does for texts.
+
+    By content the image column is the only one of images, or of strings that all end as the names of images do.
+    """
+    for given in (image_column, label_column):
+        if given is not None:
+            dataset.column(given)  # raises, naming the nearest
+    if image_column is not None and image_column == label_column:
+        raise InputError(f"the column {image_column!r} cannot be both the image and the label")
+    image, image_how = image_column, "given"
+    if image is None:
+        image, image_how = _images_by_content(dataset, label_column)
+    label, label_how = label_column, "given"
+    if label is None and labelled:
+        label, label_how = _by_name(dataset, LABEL_NAMES, "label", image), "by name"
+        if label is None:
+            label, label_how = _label_by_content(dataset, image)
+    return ImageColumns(image, label, _explain(image, image_how, label, label_how, "image"))
+
+
+def pictures(dataset: Dataset, column: str) -> list[Picture]:
+    """The images of a column, paths relative to the folder of the file that names them.
+
+    Raises InputError, naming the line, for a value that is neither an image nor a path.
+    """
+    values = dataset.column(column)
+    for i, value in enumerate(values):
+        if not isinstance(value, Picture | str) or value == "":
+            what = "an empty string" if value == "" else _kind(value)
+            raise InputError(f"{dataset.where(i)}: the image (column {column!r}) is {what}, not a path")
+    return [Picture.of(value, dataset.folder) for value in values]
+
+
+def _images_by_content(dataset: Dataset, label: str | None) -> tuple[str, str]:
+    columns = {name: dataset.column(name) for name in dataset.columns if name != label}
+    known = [name for name, values in columns.items() if any(isinstance(v, Picture) for v in values)]
+    how = "of images"
+    if not known:
+        named = [c for row in IMAGE_NAMES for c in columns if c.strip().lower() in row]
+        known, how = named[:1], "by name"
+    if not known:
+        known = [name for name, values in columns.items() if values and all(_names_image(v) for v in values)]
+        how = "by content"
+    if len(known) != 1:
+        why = f"columns {', '.join(map(repr, known))} could each be it" if known else "no column holds paths of images"
+        raise InputError(_unclear(dataset, "image", why))
+    return known[0], how
+
+
+def _names_image(value: Any) -> bool:
+    return isinstance(value, str) and value.lower().endswith(SUFFIXES)
+
+
 def texts(dataset: Dataset, column: str) -> list[str]:
     """The texts of a column. Raises InputError, naming the line, for a value that is not a string."""
     values = dataset.column(column)
@@ -69,12 +164,12 @@ def texts(dataset: Dataset, column: str) -> list[str]:
     return values
 
 
-def _explain(text: str, text_how: str, label: str | None, label_how: str) -> str:
+def _explain(text: str, text_how: str, label: str | None, label_how: str, role: str = "text") -> str:
     if label is None:
-        return f"text column {text!r} ({text_how})"
+        return f"{role} column {text!r} ({text_how})"
     if text_how == label_how:
-        return f"text column {text!r}, label column {label!r} ({text_how})"
-    return f"text column {text!r} ({text_how}), label column {label!r} ({label_how})"
+        return f"{role} column {text!r}, label column {label!r} ({text_how})"
+    return f"{role} column {text!r} ({text_how}), label column {label!r} ({label_how})"
 
 
 def _by_name(dataset: Dataset, names: tuple[tuple[str, ...], ...], role: str, taken: str | None) -> str | None:

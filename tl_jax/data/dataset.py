@@ -6,19 +6,22 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tl_jax.errors import InputError, did_you_mean
+from tl_jax.pictures import Picture, is_pillow, is_pixels
 
 
 class Dataset:
     """Examples as equally long columns; never changed once made.
 
     `len(dataset)` examples, `dataset[i]` one of them as a dict, `dataset.column(name)` one column as a list.
-    Values are plain Python (numpy scalars are turned into it). `name` is a short name (a file's stem), `source` says
-    where the examples come from and `lines` holds the line of the file each one starts on, both for messages.
+    Values are plain Python (numpy scalars are turned into it), images are `Picture`s. `name` is a short name (a file's
+    stem), `source` says where the examples come from and `lines` holds the line of the file each one starts on, both
+    for messages. Paths in the columns are relative to `folder`.
 
     Raises InputError when the columns differ in length.
     """
@@ -30,10 +33,12 @@ class Dataset:
         name: str = "data",
         source: str = "in memory",
         lines: Sequence[int] | None = None,
+        folder: Path | None = None,
     ) -> None:
         self._columns = {str(key): tuple(_plain(v) for v in values) for key, values in columns.items()}
         self.name = name
         self.source = source
+        self.folder = folder
         self._lines = None if lines is None else tuple(lines)
         self._places: tuple[int, ...] | None = None
         lengths = {key: len(values) for key, values in self._columns.items()}
@@ -74,12 +79,19 @@ class Dataset:
             name=self.name,
             source=self.source,
             lines=None if self._lines is None else [self._lines[i] for i in chosen],
+            folder=self.folder,
         )
         part._places = tuple(places[i] for i in chosen)
         return part
 
     def where(self, i: int) -> str:
-        """Where example `i` comes from, in words: "tickets.csv, line 7"; without a file "in memory, example 5"."""
+        """Where example `i` comes from, in words: "tickets.csv, line 7"; without a file "in memory, example 5".
+
+        An image says so itself.
+        """
+        for values in self._columns.values():
+            if isinstance(values[i], Picture):
+                return str(values[i].name)
         if self._lines is not None:
             return f"{self.source}, line {self._lines[i]}"
         return f"{self.source}, example {i if self._places is None else self._places[i]}"
@@ -89,7 +101,8 @@ class Dataset:
         """SHA-256 (hex) of the content: names of the columns and the values in order.
 
         It depends neither on the place nor the format of the file, nor on the order of the columns: a scalar counts
-        as the text a CSV would hold, so `1` and `"1"` are the same and `null` is the empty text.
+        as the text a CSV would hold, so `1` and `"1"` are the same and `null` is the empty text. An image counts as
+        what is in it; a path in a column that is no `Picture` counts as text.
         """
         digest = hashlib.sha256()
         for name in sorted(self._columns):
@@ -104,6 +117,8 @@ class Dataset:
 def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
+    if is_pixels(value) or is_pillow(value):
+        return Picture.of(value)
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 
@@ -112,4 +127,6 @@ def _as_text(value: Any) -> str:
         return value
     if value is None:
         return ""
+    if isinstance(value, Picture):
+        return value.digest
     return json.dumps(value, ensure_ascii=False, sort_keys=True, default=repr)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from tl_jax.data.columns import Columns, infer_columns
+from tl_jax.data.columns import Columns, ImageColumns, infer_columns, infer_image_columns, pictures
 from tl_jax.data.dataset import Dataset
 from tl_jax.data.labels import class_names, class_numbers, label_texts
 from tl_jax.data.opening import Splits
@@ -17,7 +17,7 @@ from tl_jax.errors import InputError
 class Division(NamedTuple):
     """The parts of a run's data, None where there is none; `notes` are sentences to print."""
 
-    columns: Columns
+    columns: Columns | ImageColumns
     labels: tuple[str, ...]
     train: Dataset
     validation: Dataset | None
@@ -35,8 +35,10 @@ def divide(
     shots: int | None = None,
     fraction: float | None = None,
     seed: int = 0,
+    image_column: str | None = None,
+    images: bool = False,
 ) -> Division:
-    """Divide labelled data.
+    """Divide labelled data, texts or `images`.
 
     Training takes the split `split` (the one named train, or the only one). Validation is the split of that name, else
     a tenth of training held out by hash; `shots` and `fraction` are drawn from what is left, so no draw contains a
@@ -47,13 +49,18 @@ def divide(
     whole = data[name] if name else data.only
     if whole is data.get("validation"):
         raise InputError(f"--split {split}: the validation split chooses the best checkpoint and cannot be trained on")
-    columns = infer_columns(whole, text_column, label_column)
+    columns: Columns | ImageColumns
+    if images:
+        columns = infer_image_columns(whole, image_column, label_column)
+    else:
+        columns = infer_columns(whole, text_column, label_column)
     assert columns.label is not None
     labels = class_names(label_texts(whole, columns.label), whole.source)
     notes: list[str] = []
     train, validation = whole, data.get("validation")
     if validation is None:
-        held = holdout(whole, columns.text, columns.label)
+        seen = pictures(whole, columns.input) if images else None
+        held = holdout(whole, columns.input, columns.label, images=seen)
         train, notes = whole.select(held.train), [*held.notes]
         validation = whole.select(held.validation) if len(held.validation) else None
     if shots is not None or fraction is not None:

@@ -1,10 +1,11 @@
-"""Encoded examples: ragged token ids in flat arrays, and their padding to rectangles."""
+"""Encoded examples: what all have in common, and texts as ragged token ids in flat arrays, padded to rectangles."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +24,44 @@ class Feature:
     ragged: bool
 
 
+class Examples(ABC):
+    """N examples as a model reads them, of whatever kind.
+
+    targets: int32 or float32 [N, …]; zeros where there is nothing to predict.
+    index: int32 [N], not negative: the number of each example in its data set. It names the example in messages and
+        seeds its dropout, so it stays with the example when some are selected.
+    features: by key of the state, what is computed of them already; batches hold it too.
+    """
+
+    targets: npt.NDArray[Any]
+    index: npt.NDArray[np.int32]
+    features: Mapping[str, Feature]
+
+    ragged: ClassVar[frozenset[str]] = frozenset()
+    """The state keys that hold something for each position of an example, as many as it has."""
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @abstractmethod
+    def select(self, places: Iterable[int]) -> Examples:
+        """The examples at `places`, in that order, each with the index it had; without features."""
+
+    @abstractmethod
+    def facts(self) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+        """Arrays, each with a name, that differ whenever what a model reads of the examples does."""
+
+    @abstractmethod
+    def rows(self, key: str) -> int:
+        """The length of an array that holds `key` for all examples."""
+
+    @abstractmethod
+    def span(self, key: str, i: int) -> slice:
+        """Where in such an array example i lies."""
+
+
 @dataclass(frozen=True, eq=False)
-class Encoded:
+class Encoded(Examples):
     """N examples as a model reads them, token ids one after the other.
 
     tokens: int32 [total]; example i is `tokens[offsets[i]:offsets[i + 1]]`.
@@ -42,6 +79,7 @@ class Encoded:
     index: npt.NDArray[np.int32]
     token_type: npt.NDArray[np.int32] | None = None
     features: Mapping[str, Feature] = field(default_factory=dict)
+    ragged: ClassVar[frozenset[str]] = frozenset({"hidden"})
 
     @classmethod
     def of(
@@ -78,9 +116,6 @@ class Encoded:
             None if token_type is None else _flat(token_type),
         )
 
-    def __len__(self) -> int:
-        return len(self.index)
-
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
         """The number of tokens of each example, int64 [N]."""
@@ -96,6 +131,18 @@ class Encoded:
             index=self.index[chosen],
             token_type=None if self.token_type is None else [self.token_type[span] for span in spans],
         )
+
+    def facts(self) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+        yield "tokens", self.tokens
+        yield "offsets", self.offsets
+        if self.token_type is not None:
+            yield "token_type", self.token_type
+
+    def rows(self, key: str) -> int:
+        return int(self.offsets[-1]) if key in self.ragged else len(self)
+
+    def span(self, key: str, i: int) -> slice:
+        return slice(self.offsets[i], self.offsets[i + 1]) if key in self.ragged else slice(i, i + 1)
 
     def pad(self, places: npt.NDArray[np.int64], length: int, *, rows: int, pad: int = 0) -> Batch:
         """The examples at `places` as a batch of `rows` rows, each padded to `length`; missing rows are all padding.
@@ -155,6 +202,19 @@ class Encoded:
             "weights": (index >= 0).astype(np.float32),
             "index": index,
         }
+
+
+def shape_of(batch: Mapping[str, Any]) -> tuple[int, ...]:
+    """The shape of what a model reads of a batch, or of its features: for each another step is compiled."""
+    key = next(key for key in ("tokens", "image", "weights") if key in batch)
+    found: tuple[int, ...] = batch[key].shape
+    return found
+
+
+def filled(batch: Mapping[str, npt.NDArray[Any]]) -> tuple[int, int]:
+    """How many positions of a batch, or rows where there are no positions, are no padding; and how many there are."""
+    real = batch["mask"] if "mask" in batch else batch["weights"] > 0
+    return int(real.sum()), real.size
 
 
 def micro_batches(batch: Mapping[str, npt.NDArray[Any]], accumulate: int) -> Batch:

@@ -10,11 +10,14 @@ from typing import Any, overload
 import numpy as np
 
 from tl_jax.data.dataset import Dataset
+from tl_jax.data.image_files import image_folder, read_npz
 from tl_jax.data.readers import EXTENSIONS, missing, read_file
 from tl_jax.data.records import columns_of
 from tl_jax.errors import InputError, did_you_mean
+from tl_jax.pictures import Picture, is_pillow, is_pixels
 
 ORDER = ("train", "validation", "test")
+NPZ = ".npz"
 NAMES = {split: split for split in ORDER} | dict.fromkeys(("valid", "val", "dev"), "validation")
 
 
@@ -71,8 +74,11 @@ def open(source: Any, *, split: str | None = None) -> Splits | Dataset:
     - a .csv, .tsv or .jsonl file: the split `train`,
     - a folder with files named train, validation (or valid, val, dev) and test, whichever exist; other files in it
       are left alone,
-    - a list of dicts with equal keys, a list of (text, label) pairs, a dict of equally long columns, or a `Dataset`:
-      the split `train`,
+    - a folder of images, a subfolder for each class; or such folders, named as splits are,
+    - an .npz file with arrays `images` and `labels`, or `train_images`, `train_labels` and so on; of several sets in
+      one file (`usps_train_images`) one is named behind a colon: "digits.npz:usps",
+    - a list of dicts with equal keys, a list of (text, label) or (image, label) pairs, a dict of equally long columns,
+      or a `Dataset`: the split `train`,
     - a mapping from names of splits to any of these.
 
     Raises InputError for what is missing, empty, malformed or none of these.
@@ -97,6 +103,10 @@ def _splits(source: Any) -> Splits:
 def _path(path: Path) -> Splits:
     if path.is_dir():
         return _folder(path)
+    file, colon, part = str(path).rpartition(":")
+    name = Path(file) if colon and file.lower().endswith(NPZ) and not path.exists() else path
+    if name.suffix.lower() == NPZ and name.is_file():
+        return Splits(read_npz(name, part if name is not path else None, NAMES), name=name.stem, source=str(path))
     if not path.exists():
         raise InputError(missing(path))
     dataset = read_file(path)
@@ -113,8 +123,12 @@ def _folder(folder: Path) -> Splits:
         if key in found:
             raise InputError(f"{folder}: both {found[key].name} and {path.name} are the split {key!r}; keep one")
         found[key] = path
+    if not found and (images := image_folder(folder, NAMES)):
+        return Splits(images, name=folder.resolve().name or "data", source=str(folder))
     if not files:
-        raise InputError(f"{folder} holds no data files ({', '.join(EXTENSIONS)})")
+        raise InputError(
+            f"{folder} holds no data files ({', '.join(EXTENSIONS)}), and no subfolders of images, one for each class"
+        )
     if not found:
         names = ", ".join(p.name for p in files[:12]) + (", …" if len(files) > 12 else "")
         raise InputError(f"{folder} holds no file named train, validation or test; name one of its files: {names}")
@@ -142,7 +156,7 @@ def _in_memory(source: Any) -> Dataset:
     if not isinstance(source, Sequence) or isinstance(source, bytes):
         raise InputError(
             f"cannot read examples from a {type(source).__name__}; give a path, a list of dicts, a list of "
-            "(text, label) pairs, a dict of columns or a Dataset"
+            "(text, label) or (image, label) pairs, a dict of columns or a Dataset"
         )
     if not source:
         raise InputError("in memory: there are no examples")
@@ -153,14 +167,23 @@ def _in_memory(source: Any) -> Dataset:
             raise InputError(f"in memory, example {i}: expected {expected}, found {_brief(example)}")
     if kind == "a dict":
         return Dataset(columns_of(source, lambda i: f"in memory, example {i}" if i else "example 0"))
-    return Dataset({"text": [pair[0] for pair in source], "label": [pair[1] for pair in source]})
+    role = "text" if kind == _PAIR else "image"
+    inputs = [pair[0] if role == "text" else Picture.of(pair[0]) for pair in source]
+    return Dataset({role: inputs, "label": [pair[1] for pair in source]})
+
+
+_PAIR = "a (text, label) pair"
 
 
 def _kind(example: Any) -> str | None:
     if isinstance(example, Mapping):
         return "a dict" if example else None
-    pair = isinstance(example, tuple | list) and len(example) == 2 and isinstance(example[0], str)
-    return "a (text, label) pair" if pair else None
+    if not isinstance(example, tuple | list) or len(example) != 2:
+        return None
+    if isinstance(example[0], str):
+        return _PAIR
+    image = isinstance(example[0], Path | Picture) or is_pixels(example[0]) or is_pillow(example[0])
+    return "an (image, label) pair" if image else None
 
 
 def _brief(value: Any) -> str:

@@ -26,6 +26,8 @@ class PackedBatches(TrainBatches):
     like: batches of a larger data set, whose compiled shape these share where it suffices.
     """
 
+    examples: Encoded
+
     def __init__(
         self,
         examples: Encoded,
@@ -78,6 +80,8 @@ class PackedPasses(Passes):
     rows: of a batch, or as many more as make a multiple of `divisor`.
     width: positions of a row; where the longest example has more, as many as that takes.
     """
+
+    examples: Encoded
 
     def __init__(self, examples: Encoded, rows: int, width: int, *, pad: int = 0, divisor: int = 1) -> None:
         super().__init__(examples, rows, pad=pad)

@@ -38,7 +38,7 @@ def read_file(path: str | Path) -> Dataset:
     if not text.strip():
         raise InputError(f"{path} is empty")
     columns, lines = _json_lines(path, text) if extension == ".jsonl" else _table(path, text, DELIMITERS[extension])
-    return Dataset(columns, name=path.stem, source=str(path), lines=lines)
+    return Dataset(columns, name=path.stem, source=str(path), lines=lines, folder=path.parent)
 
 
 def missing(path: Path) -> str:

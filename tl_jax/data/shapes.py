@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tl_jax.data.batches import BucketedPasses, Passes, TrainBatches
-from tl_jax.data.encoded import Encoded
+from tl_jax.data.encoded import Encoded, Examples
+from tl_jax.data.encoded_images import EncodedImages
+from tl_jax.data.image_batches import ImagePasses
 from tl_jax.data.packed import PackedBatches, PackedPasses
 
 
@@ -14,7 +16,7 @@ class PassShape:
     """What a run's manifest says of its batches.
 
     rows: of a batch, at most; each row is one example, or several if `packed`.
-    lengths: the lengths of rows that are compiled anyway, ascending.
+    lengths: the lengths of rows that are compiled anyway, ascending; images have none.
     divisor: what the number of packed rows must be a multiple of: the parts that a mesh splits them into.
     """
 
@@ -30,11 +32,14 @@ class PassShape:
         rows = train.shapes[-1][-2] if packed else train.batch_size // train.accumulate
         return cls(rows, train.lengths, packed, train.divisor if isinstance(train, PackedBatches) else 1)
 
-    def over(self, examples: Encoded, pad: int, *, least: bool = False) -> Passes:
+    def over(self, examples: Examples, pad: int, *, least: bool = False) -> Passes:
         """The batches of a pass. `pad` is the token id of padding; with `least` few examples have fewer rows, a power
         of two: less to compute, but one more shape to compile.
         """
         rows = self.rows
+        if isinstance(examples, EncodedImages):
+            return ImagePasses(examples, min(rows, 1 << (len(examples) - 1).bit_length()) if least else rows)
+        assert isinstance(examples, Encoded)  # there are no others
         if self.packed:
             if least:
                 needed = -(-int(examples.offsets[-1]) // self.lengths[-1])

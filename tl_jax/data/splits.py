@@ -15,6 +15,7 @@ from tl_jax.data.dataset import Dataset
 from tl_jax.data.labels import label_texts
 from tl_jax.data.shuffling import check_seed, permutations, text_hash
 from tl_jax.errors import InputError
+from tl_jax.pictures import Picture
 
 
 class Holdout(NamedTuple):
@@ -32,8 +33,10 @@ class Chosen(NamedTuple):
     notes: tuple[str, ...]
 
 
-def holdout(dataset: Dataset, text_column: str, label_column: str | None = None) -> Holdout:
-    """Hold out a tenth of the examples for validation, by their text alone.
+def holdout(
+    dataset: Dataset, text_column: str, label_column: str | None = None, *, images: Sequence[Picture] | None = None
+) -> Holdout:
+    """Hold out a tenth of the examples for validation, by their text alone; or by what is in their `images`.
 
     An example is held out when SHA-256(text) mod 10 is 0: equal texts stay together, and adding examples moves no
     other. Two exceptions, for small data, each with a note:
@@ -43,8 +46,13 @@ def holdout(dataset: Dataset, text_column: str, label_column: str | None = None)
       over those that training cannot spare. Where it can spare none, `validation` is empty.
     """
     groups: dict[int, list[int]] = defaultdict(list)
-    for i, text in enumerate(texts(dataset, text_column)):
-        groups[text_hash(text)].append(i)
+    what = "text" if images is None else "image"
+    if images is None:
+        for i, text in enumerate(texts(dataset, text_column)):
+            groups[text_hash(text)].append(i)
+    else:
+        for i, image in enumerate(images):
+            groups[int(image.digest, 16)].append(i)
     labels = [""] * len(dataset) if label_column is None else label_texts(dataset, label_column)
     left = Counter(labels)  # examples of each class that train
     held: set[int] = set()
@@ -68,7 +76,7 @@ def holdout(dataset: Dataset, text_column: str, label_column: str | None = None)
     notes = []
     if rescued:
         who = "nothing" if label_column is None else f"no example of {_listed(map(repr, rescued))}"
-        notes.append(f"held out by hash, {who} would have been left to train on; one text each stays")
+        notes.append(f"held out by hash, {who} would have been left to train on; one {what} each stays")
     if not held:
         wanted = max(1, len(groups) // 10)
         for group in sorted(groups):
@@ -78,7 +86,7 @@ def holdout(dataset: Dataset, text_column: str, label_column: str | None = None)
             if len(held) == wanted:
                 break
         if held:
-            notes.append(f"of few texts none falls into the held-out tenth; the {len(held)} with the least hash do")
+            notes.append(f"of few {what}s none falls into the held-out tenth; the {len(held)} with the least hash do")
         else:
             notes.append("nothing can be held out without taking a class away from training: there is no validation")
     validation = sorted(i for group in held for i in groups[group])

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from tl_jax import pictures
 from tl_jax.errors import InputError
 from tl_jax.pictures import Picture
 from tl_jax.pretrained.json_files import read_json, write_json
@@ -109,11 +110,14 @@ class ImageProcessor:
 
     @cached_property
     def identity(self) -> str:
-        """A SHA-256 in hex of all that decides the pixels."""
+        """A SHA-256 in hex of all that decides what the model reads: what is said, and the code that does it."""
         from PIL import __version__
 
         facts = (__version__, self.shape, self._kind, self.resample, self._steps)
-        return hashlib.sha256(repr(facts).encode()).hexdigest()
+        digest = hashlib.sha256(repr(facts).encode() + self._table.tobytes())
+        for code in (__file__, pictures.__file__):
+            digest.update(Path(code).read_bytes())
+        return digest.hexdigest()
 
     def pixels(self, picture: Picture) -> Pixels:
         """A picture resized and cropped: uint8 `[H, W, C]`. Raises `InputError`, naming it, if it cannot be read."""

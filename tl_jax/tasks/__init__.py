@@ -6,9 +6,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tl_jax.tasks.image_classification import ImageClassification
     from tl_jax.tasks.text_classification import TextClassification
 
-TASKS = {"text_classification": "TextClassification"}  # file: the class in it
+TASKS = {  # file: the class in it
+    "text_classification": "TextClassification",
+    "image_classification": "ImageClassification",
+}
 
 
 def task_class(name: str) -> Any:
@@ -23,4 +27,4 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'tl_jax.tasks' has no attribute {name!r}")
 
 
-__all__ = ["TASKS", "TextClassification", "task_class"]
+__all__ = ["TASKS", "ImageClassification", "TextClassification", "task_class"]

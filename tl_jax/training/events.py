@@ -51,7 +51,7 @@ class Sink:
             loss: mean over the `examples` since the last line.
             learning_rate, grad_norm: of the last step.
             examples: how many since the last line.
-            padding: share of the tokens since the last line that are padding, 0 to 1.
+            padding: share of the positions (of images, the rows) since the last line that are padding, 0 to 1.
             seconds, waited: since the last line; the part of it spent waiting for data.
         """
 

@@ -41,11 +41,14 @@ _ENTRY = "entry.json"
 class FeatureStore:
     """Entries of arrays by key; `say` hears what cannot be kept, and why. A store never changes what is in an entry.
 
-    What the disk will not take lives in memory as long as the store does; without a `folder` everything.
+    What the disk will not take lives in memory as long as the store does; without a `folder` everything. `what` and
+    `otherwise` are what it tells of: what is kept, and what is done where it cannot be.
     """
 
     folder: Path | None
     say: Callable[[str], object]
+    what: str = "features"
+    otherwise: str = "what is frozen is computed in every step"
     _held: dict[str, Arrays] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -68,7 +71,7 @@ class FeatureStore:
                 array = np.load(path, mmap_mode="r", allow_pickle=False)
                 found[name] = array.view(_dtype(entry["dtypes"][name]))
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:
-            self.say(f"the cached features in {place} are damaged ({_why(e)}) and are computed again")
+            self.say(f"the cached {self.what} in {place} are damaged ({_why(e)}) and are computed again")
             self._remove(place)
             return None
         with contextlib.suppress(OSError):
@@ -87,9 +90,11 @@ class FeatureStore:
             except _NoRoom as e:
                 self.say(str(e))
             except OSError as e:
-                self.say(f"features cannot be kept in {self.folder} ({_why(e)}): they are kept in memory, if they fit")
+                self.say(
+                    f"{self.what} cannot be kept in {self.folder} ({_why(e)}): they are kept in memory, if they fit"
+                )
         if size + sum(array.nbytes for held in self._held.values() for array in held.values()) > _MEMORY:
-            self.say(f"features of {_gib(size)} are too many to keep: what is frozen is computed in every step")
+            self.say(f"{self.what} of {_gib(size)} are too many to keep: {self.otherwise}")
             return None
         arrays = {name: np.empty(shape, dtype) for name, (shape, dtype) in shapes.items()}
         fill(arrays)
@@ -136,7 +141,7 @@ class FeatureStore:
         limit = _limit()
         if size > limit:
             raise _NoRoom(
-                f"features of {_gib(size)} are more than the cache may hold, {_gib(limit)} ({LIMIT} sets that)"
+                f"{self.what} of {_gib(size)} are more than the cache may hold, {_gib(limit)} ({LIMIT} sets that)"
             )
         entries = []
         for place in self.folder.iterdir():

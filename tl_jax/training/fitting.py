@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from tl_jax.data import Encoded, TrainBatches
+from tl_jax.data import Examples, TrainBatches
 from tl_jax.methods import Plan
 from tl_jax.model import Model
 from tl_jax.parallel import ANYWHERE, Placement
@@ -41,7 +41,7 @@ def fit(
     task: Any,
     recipe: Recipe,
     train: TrainBatches,
-    validation: Encoded | None,
+    validation: Examples | None,
     prefixes: Prefixes,
     *,
     stored: Callable[[Any], Arrays],
@@ -182,7 +182,7 @@ def _training_key(seed: int) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), 1)
 
 
-def _solved(plan: Plan, task: Any, pooled: Any, examples: Encoded, events: Events) -> dict[str, Any]:
+def _solved(plan: Plan, task: Any, pooled: Any, examples: Examples, events: Events) -> dict[str, Any]:
     """The plan's variables with the head solved on `pooled` `[N, D]`, the features of the training examples."""
     assert plan.solver is not None
     x = np.asarray(pooled, np.float64)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tl_jax.data import filled, shape_of
 from tl_jax.errors import InputError
 from tl_jax.heap import give_back_if_grown
 from tl_jax.training.events import Events
@@ -43,7 +44,7 @@ class Memory:
     worse: int = 0  # evaluations since the score last rose
     loss_sum: float = 0.0  # since the last log line
     weight: float = 0.0
-    real: int = 0  # tokens since then, and all positions
+    real: int = 0  # tokens since then, and all positions; or images, and all rows
     padded: int = 0
     done: bool = False
 
@@ -117,7 +118,7 @@ class Loop:
             began = time.monotonic()
             batch, moved = self.batch(i)
             waited += time.monotonic() - began
-            shape = batch["tokens"].shape
+            shape = shape_of(batch)
             if new := (phase, shape) not in compiled:
                 self.events.compiling(len(compiled) + 1, self.shapes, shape)
             hyper = self.hyper(self.rate(i))
@@ -129,7 +130,8 @@ class Loop:
             pending.append((i, batch, metrics))
             settle(_LAG)
             give_back_if_grown()
-            memory.real, memory.padded = memory.real + int(batch["mask"].sum()), memory.padded + batch["mask"].size
+            real, places = filled(batch)
+            memory.real, memory.padded = memory.real + real, memory.padded + places
             i += 1
 
             if i % log_every == 0 or i == 1 or i == self.total:

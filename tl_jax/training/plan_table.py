@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from tl_jax.data import TrainBatches
+from tl_jax.data import TrainBatches, shape_of
 from tl_jax.groups import FROZEN
 from tl_jax.methods import Plan
 from tl_jax.model import Model
@@ -61,7 +61,7 @@ def _cost(plan: Plan, model: Model, task: Any, recipe: Recipe, batches: TrainBat
     first = ""
     if plan.solver is not None:
         lengths = " or ".join(str(length) for length in batches.lengths)
-        once = f"features of {len(batches.examples):,} examples once ({lengths} tokens)"
+        once = f"features of {len(batches.examples):,} examples once" + (f" ({lengths} tokens)" if lengths else "")
         first = f"{once}, then the head is solved to convergence, C={plan.solver.C:g}"
         if not plan.stepped:
             return first
@@ -87,7 +87,7 @@ def _cost(plan: Plan, model: Model, task: Any, recipe: Recipe, batches: TrainBat
     kept = _said_of_features(cuts, starts_of(model, phased, [2.0] * len(phased)))
     return (
         f"{first}{total:,} steps ({total / per_epoch:.3g} epochs of {len(batches.examples):,} examples) of "
-        f"{_sizes(batches)}, {costs} GFLOPs each; {batches.padding:.0%} padding{kept}{thaws}"
+        f"{batches.described}, {costs} GFLOPs each; {batches.padding:.0%} padding{kept}{thaws}"
     )
 
 
@@ -100,17 +100,9 @@ def _said_of_features(cuts: Sequence[str | None], possible: Sequence[str | None]
     return f"; what is frozen below {frozen} is computed in every step: one pass, or --no-cache" if frozen else ""
 
 
-def _sizes(batches: TrainBatches) -> str:
-    """`32 × 16 or 24 tokens`, `32 in 11 × 72 tokens`: examples, and the rows and lengths of what a step computes."""
-    rows, longest = batches.shapes[-1][-2] * batches.accumulate, batches.shapes[-1][-1]
-    if rows == batches.batch_size:
-        return f"{rows} × {' or '.join(str(shape[-1]) for shape in batches.shapes)} tokens"
-    return f"{batches.batch_size} in {rows} × {longest} tokens"
-
-
 def _of_shape(batch: Any, shape: tuple[int, ...]) -> dict[str, Any]:
-    """The batch's shapes with `shape` in place of that of its tokens."""
-    old = batch["tokens"].shape
+    """The batch's shapes with `shape` in place of that of what the model reads."""
+    old = shape_of(batch)
     return {
         key: jax.ShapeDtypeStruct(shape if value.shape == old else value.shape, value.dtype)
         for key, value in batch.items()

@@ -1,8 +1,8 @@
 """Frozen work, done once: what the stages below the lowest trainable one make of each example.
 
 In evaluation mode that is a pure function of the example, so it is computed once, kept, and training starts from the
-cut. Whatever a cut hands over (`Model.live`) and stages below wrote is kept: `hidden` position by position, ragged;
-`pooled` example by example.
+cut. Whatever a cut hands over (`Model.live`) and stages below wrote is kept: `hidden` of texts position by position,
+ragged; `pooled`, and all of images, example by example.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from tl_jax.data import Encoded, Feature, PassShape
+from tl_jax.data import Examples, Feature, PassShape
 from tl_jax.methods.linear_head import cuts
 from tl_jax.model import Model
 from tl_jax.parallel import Placement
@@ -27,8 +27,6 @@ from tl_jax.training.feature_store import Arrays, FeatureStore
 from tl_jax.training.loop import Interrupted
 from tl_jax.training.step import inputs_of, policy_of
 from tl_jax.trees import add_leaf
-
-RAGGED = frozenset({"hidden"})  # the keys of the state that are by position of an example
 
 
 def handed(model: Model, cut: str) -> tuple[str, ...]:
@@ -63,23 +61,22 @@ class Prefixes:
     def _memory(self) -> FeatureStore:
         return FeatureStore(None, self.say)
 
-    def features(self, cut: str, examples: Encoded) -> Encoded | None:
+    def features(self, cut: str, examples: Examples) -> Examples | None:
         """The examples with what stages below `cut` make of them; None where that cannot be kept."""
         if self.swept is not None:
             whole, at = self.swept
             swept = whole.sweep(examples)
-            return None if swept is None else replace(examples, features={"pooled": Feature(swept[at], ragged=False)})
+            return None if swept is None else _with(examples, {"pooled": Feature(swept[at], ragged=False)})
         arrays = self._kept(cut, examples)
         if arrays is None:
             return None
-        found = {name: Feature(array, ragged=name in RAGGED) for name, array in arrays.items()}
-        return replace(examples, features=found)
+        return _with(examples, {name: Feature(array, name in examples.ragged) for name, array in arrays.items()})
 
-    def sweep(self, examples: Encoded) -> Arrays | None:
+    def sweep(self, examples: Examples) -> Arrays | None:
         """`pooled` at every cut of the chain, `{cut: [N, D]}`, from one pass; None where that cannot be kept."""
         return self._kept("head", examples, sweep=True)
 
-    def _kept(self, cut: str, examples: Encoded, *, sweep: bool = False) -> Arrays | None:
+    def _kept(self, cut: str, examples: Examples, *, sweep: bool = False) -> Arrays | None:
         key = self._key(cut, sweep, examples)
         store = self.store if _nameable(self.model, cut) else self._memory
         arrays = store.find(key)
@@ -88,7 +85,7 @@ class Prefixes:
             arrays = store.make(key, self._shapes(cut, sweep, examples), partial(self._fill, cut, sweep, examples))
         return arrays
 
-    def pooled(self, cut: str, examples: Encoded) -> tuple[Encoded, str | None]:
+    def pooled(self, cut: str, examples: Examples) -> tuple[Examples, str | None]:
         """The examples to score once by a model of which nothing below `cut` was trained, and where to start.
 
         With features where those are a vector an example: they are little to keep, and made by the pass that scores.
@@ -97,15 +94,14 @@ class Prefixes:
         found = self.features(cut, examples) if small else None
         return (examples, None) if found is None else (found, cut)
 
-    def _shapes(self, cut: str, sweep: bool, examples: Encoded) -> dict[str, tuple[tuple[int, ...], Any]]:
+    def _shapes(self, cut: str, sweep: bool, examples: Examples) -> dict[str, tuple[tuple[int, ...], Any]]:
         batch = self.passing.over(examples, self.pad).batch(0)
         below = partial(_below, self.model, cut, sweep, self.precision, self.placement)
         out = jax.eval_shape(below, self.variables, inputs_of(batch))
-        total = {name: int(examples.offsets[-1]) if name in RAGGED else len(examples) for name in out}
-        tail = {name: leaf.shape[2 if name in RAGGED else 1 :] for name, leaf in out.items()}
-        return {name: ((total[name], *tail[name]), leaf.dtype) for name, leaf in out.items()}
+        tail = {name: leaf.shape[2 if name in examples.ragged else 1 :] for name, leaf in out.items()}
+        return {name: ((examples.rows(name), *tail[name]), leaf.dtype) for name, leaf in out.items()}
 
-    def _fill(self, cut: str, sweep: bool, examples: Encoded, arrays: Arrays) -> None:
+    def _fill(self, cut: str, sweep: bool, examples: Examples, arrays: Arrays) -> None:
         below = self.placement.fed(partial(_compiled, self.model, cut, sweep, self.precision, self.placement))
         variables = self.placement.variables(self.variables)
         place = {int(index): i for i, index in enumerate(examples.index)}
@@ -117,14 +113,14 @@ class Prefixes:
             for n in np.flatnonzero(batch["weights"] > 0):
                 i = place[int(batch["index"][n])]
                 start = 0 if "starts" not in batch else int(batch["starts"].ravel()[n])
-                first, end = examples.offsets[i], examples.offsets[i + 1]
                 for name, values in out.items():
-                    if name in RAGGED:
-                        arrays[name][first:end] = values[n // slots, start : start + end - first]
+                    span = examples.span(name, i)
+                    if name in examples.ragged:
+                        arrays[name][span] = values[n // slots, start : start + span.stop - span.start]
                     else:
                         arrays[name][i] = values[n]
 
-    def _key(self, cut: str, sweep: bool, examples: Encoded) -> str:
+    def _key(self, cut: str, sweep: bool, examples: Examples) -> str:
         """Of all that decides the features, bit by bit."""
         facts = [
             _code(),
@@ -140,14 +136,17 @@ class Prefixes:
         for path, leaf in sorted(paths(self.variables).items()):
             if self.model.first_use(path) < self.model.index(cut):
                 add_leaf(digest, path, leaf)
-        add_leaf(digest, "tokens", examples.tokens)
-        add_leaf(digest, "offsets", examples.offsets)
-        if examples.token_type is not None:
-            add_leaf(digest, "token_type", examples.token_type)
+        for name, array in examples.facts():
+            add_leaf(digest, name, array)
         return digest.hexdigest()[:40]
 
     def _stages(self, cut: str) -> Sequence[Any]:
         return self.model.stages[: self.model.index(cut)]
+
+
+def _with(examples: Examples, features: Mapping[str, Feature]) -> Examples:
+    found: Examples = replace(examples, features=features)  # type: ignore[type-var]
+    return found
 
 
 def _below(

@@ -9,7 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from tl_jax.data import BucketedBatches, Encoded, PackedBatches, TrainBatches
+from tl_jax.data import (
+    Augmentation,
+    BucketedBatches,
+    Encoded,
+    EncodedImages,
+    Examples,
+    ImageBatches,
+    PackedBatches,
+    TrainBatches,
+)
 from tl_jax.training import defaults
 from tl_jax.training.optimizer import OptimizerSpec
 from tl_jax.training.schedules import schedule
@@ -33,24 +42,30 @@ class Recipe:
     patience: int
     precision: str
     seed: int
+    augment: str = "none"
 
     @property
     def spec(self) -> OptimizerSpec:
         """What of the optimiser is compiled in."""
         return OptimizerSpec(self.optimizer, self.clip or None)
 
-    def size(self, train: Encoded) -> int:
+    def size(self, train: Examples) -> int:
         """The examples of a batch, none larger than the data."""
         return min(self.batch_size, -(-len(train) // self.accumulate) * self.accumulate)
 
     def batches(
-        self, train: Encoded, pad: int, *, packs: bool = False, divisor: int = 1, like: TrainBatches | None = None
+        self, train: Examples, pad: int, *, packs: bool = False, divisor: int = 1, like: TrainBatches | None = None
     ) -> TrainBatches:
         """The training batches; or those of the shapes of `like`, to share what is compiled.
 
         Where the model `packs`, several examples share a row if that costs less; the number of rows is then a multiple
         of `divisor`.
         """
+        if isinstance(train, EncodedImages):
+            size = self.size(train) if like is None else like.batch_size
+            change = Augmentation.of(self.augment)
+            return ImageBatches(train, size, self.seed, accumulate=self.accumulate, change=change)
+        assert isinstance(train, Encoded)  # there are no others
         kwargs: dict[str, Any] = {"accumulate": self.accumulate, "pad": pad}
         if isinstance(like, PackedBatches):
             return PackedBatches(train, like.batch_size, self.seed, like=like, **kwargs)

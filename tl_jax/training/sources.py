@@ -1,4 +1,4 @@
-"""What each phase of a fit computes from: the tokens, or what the frozen stages made of them once."""
+"""What each phase of a fit computes from: the examples, or what the frozen stages made of them once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tl_jax.data import Encoded, TrainBatches
+from tl_jax.data import Examples, ImageBatches, TrainBatches
 from tl_jax.methods.plan import cut_of
 from tl_jax.model import Model
 from tl_jax.rules import paths
@@ -51,7 +51,7 @@ class Sources:
     model: Model
     task: Any
     train: TrainBatches
-    validation: Encoded | None
+    validation: Examples | None
     prefixes: Prefixes
 
     def of(self, start: str | None) -> Source:
@@ -59,13 +59,20 @@ class Sources:
         train = self.prefixes.features(start, self.train.examples) if start and self.prefixes.keep else None
         if train is None:
             return Source(None, self.train, self._check(None))
+        self._say_of_changes(f"steps start from features of {start}: --no-cache trains on changed images")
         return Source(start, self.train.of(train), self._check(start))
 
     def of_solved(self, head: str) -> tuple[Any, Check | None]:
         """The `pooled` features `[N, D]` of the training examples, for a solver, and validation of its solution."""
         train = self.prefixes.features(head, self.train.examples)
         assert train is not None  # `pooled` is little, and kept in memory at least
+        self._say_of_changes("the head is solved on the images as they are")
         return train.features["pooled"].values, self._check(head if self.prefixes.keep else None)
+
+    def _say_of_changes(self, why: str) -> None:
+        """Features are those of images as they are."""
+        if isinstance(self.train, ImageBatches) and self.train.change is not None:
+            self.prefixes.say(f"note: augmentation is off where {why}")
 
     def _check(self, start: str | None) -> Check | None:
         p, examples = self.prefixes, self.validation
