@@ -128,4 +128,4 @@ def test_memory_holds_some_images_and_not_all(tmp_path: Path, store: FeatureStor
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     one = 96 * 96 * 3
-    assert 150 * one > 4_000_000 and peak < 8 * one * 12  # a batch as bytes and as float32, and another in the making
+    assert 150 * one > 4_000_000 and peak < 8 * one * 16  # a batch as bytes and as float32, and another in the making
