@@ -15,7 +15,7 @@ help:
 	@echo "make test      the tests, but for those that take minutes"
 	@echo "make test-all  every test"
 	@echo "make lint      ruff check, ruff format, mypy"
-	@echo "make bench     start-up times, the parts of a step, and speed and memory beside transformers' Trainer: over an hour"
+	@echo "make bench     start-up times, memory of loading and converting, the parts of a step, and speed and memory beside transformers' Trainer: over an hour"
 	@echo "make defaults  the default method beside four at their own best rates: hours, goes on where stopped"
 	@echo "make clean     remove environments, caches and runs"
 
@@ -48,7 +48,7 @@ lint: .venv-test/filled
 	@.venv-test/bin/mypy
 
 bench: .venv/filled .venv-bench/filled
-	@set -e; for file in benchmarks/startup.py benchmarks/step.py benchmarks/speed.py; do echo "== $$file"; .venv/bin/python $$file; done
+	@set -e; for file in benchmarks/startup.py benchmarks/memory.py benchmarks/step.py benchmarks/speed.py; do echo "== $$file"; .venv/bin/python $$file; done
 
 defaults: .venv/filled
 	@.venv/bin/python benchmarks/defaults.py

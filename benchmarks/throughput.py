@@ -36,23 +36,20 @@ BASE = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, 
 
 def base_model(out: Path) -> None:
     """A folder with random weights of base size: MiniLM's tensors, widened, a first layer's copied twelve times."""
-    from safetensors import safe_open
-    from safetensors.numpy import save_file
+    from tl_jax.pretrained import safetensors_files, weights
 
     small = minilm.folder()
     config = json.loads((small / "config.json").read_text(encoding="utf-8"))
     widths = {config["hidden_size"]: BASE["hidden_size"], config["intermediate_size"]: BASE["intermediate_size"]}
     rng, first, tensors = np.random.default_rng(0), "encoder.layer.0.", {}
-    with safe_open(small / "model.safetensors", "np") as file:
-        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-    for name, shape in shapes.items():
+    for name, spec in weights.read(small).specs.items():
         if ("encoder.layer." in name and first not in name) or name.endswith("position_ids"):
             continue
         for layer in range(BASE["num_hidden_layers"]) if first in name else (0,):
-            wide = [widths.get(size, size) for size in shape]
+            wide = [widths.get(size, size) for size in spec.shape]
             value = np.ones(wide) if "LayerNorm.weight" in name else 0.02 * rng.standard_normal(wide)
             tensors[name.replace(first, f"encoder.layer.{layer}.")] = np.asarray(value, np.float32)
-    save_file(tensors, out / "model.safetensors")
+    safetensors_files.write(out / "model.safetensors", tensors)
     (out / "config.json").write_text(json.dumps({**config, **BASE}), encoding="utf-8")
     for file in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
         if (small / file).is_file():

@@ -9,6 +9,7 @@ import numpy as np
 
 import tl_jax as tl
 from tests.tiny import Tiny
+from tl_jax import inspection
 from tl_jax.rules import map_paths, paths
 
 
@@ -38,6 +39,20 @@ def test_numbers_that_are_none_are_counted(tiny: Tiny) -> None:
     assert {leaf.path: leaf.not_finite for leaf in found.leaves if leaf.not_finite} == {bad: 3}
     (line,) = (line for line in str(found).splitlines() if line.startswith(bad))
     assert line.endswith("3 not finite")
+
+
+def test_numbers_are_counted_in_any_layout_and_dtype(rng: np.random.Generator) -> None:
+    import ml_dtypes
+
+    block = inspection._BLOCK
+    for dtype in (np.float16, ml_dtypes.bfloat16, np.float64):
+        array = np.zeros((3, block), dtype)
+        at = rng.permutation(array.size)[:5]
+        array.reshape(-1)[at] = np.nan, np.inf, -np.inf, np.nan, np.nan
+        for view in (array, array.T, array.reshape(3, 2, -1).transpose(1, 2, 0), array[::-1]):
+            assert inspection.not_finite(view) == 5
+        assert inspection.not_finite(array[:, ::2]) == sum(at % block % 2 == 0)
+    assert inspection.not_finite(np.array([1, 2])) == 0
 
 
 def test_adapters_belong_to_the_stage_of_their_site(tiny: Tiny) -> None:

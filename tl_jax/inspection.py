@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from tl_jax.model import Model, Variables
 from tl_jax.rules import paths
 from tl_jax.tabular import columns
+
+_BLOCK = 1 << 18  # numbers
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,14 @@ def inspect(model: Model, variables: Variables) -> Inspection:
     return Inspection(tuple(links))
 
 
+def not_finite(array: Any) -> int:
+    """How many of an array's numbers are NaN or infinite; beside one that lies without gaps a buffer is held."""
+    if not jnp.issubdtype(array.dtype, jnp.inexact):
+        return 0
+    flat = np.asarray(array).ravel("K")
+    blocks = (flat[at : at + _BLOCK] for at in range(0, flat.size, _BLOCK))
+    return sum(block.size - int(np.count_nonzero(np.isfinite(block))) for block in blocks)
+
+
 def _leaf(path: str, array: Any) -> Leaf:
-    wrong = int((~jnp.isfinite(array)).sum()) if jnp.issubdtype(array.dtype, jnp.inexact) else 0
-    return Leaf(path, tuple(array.shape), str(array.dtype), int(array.nbytes), wrong)
+    return Leaf(path, tuple(array.shape), str(array.dtype), int(array.nbytes), not_finite(array))

@@ -14,6 +14,7 @@ from tl_jax.models.bert import NAMES as BERT
 from tl_jax.models.names import Entry, NameMap
 from tl_jax.pretrained.conversion import to_canonical, to_foreign
 from tl_jax.pretrained.safetensors_files import Tensors, write
+from tl_jax.rules import paths
 
 NAMES = NameMap(
     (
@@ -63,8 +64,8 @@ def test_there_and_back(tmp_path: Path, prefix: str) -> None:
     assert list(read.params) == ["stem", "layers_0"]  # the order of the model, not of the file
     kernel = read.params["layers_0"]["dense"]["kernel"]
     assert (kernel.shape, kernel.dtype) == ((4, 3), np.float16)
-    assert kernel[2, 1] == tensors[f"{prefix}layer.0.dense.weight"][1, 2]
-    assert read.params["stem"]["kernel"][1, 4, 0, 3] == tensors[f"{prefix}stem.weight"][3, 0, 1, 4]
+    assert np.asarray(kernel)[2, 1] == tensors[f"{prefix}layer.0.dense.weight"][1, 2]
+    assert np.asarray(read.params["stem"]["kernel"])[1, 4, 0, 3] == tensors[f"{prefix}stem.weight"][3, 0, 1, 4]
     assert_same_bits(to_foreign(read.params, NAMES, read.names) | read.carried, tensors)
     assert_same_bits(to_foreign(read.params, NAMES, {}, "net."), fitting("net."))
 
@@ -80,6 +81,37 @@ def test_layouts_are_two_way(tmp_path_factory: pytest.TempPathFactory, shape: tu
     read = to_canonical(given_file(folder, w=foreign), names, {"a/kernel": ours}, "FOLDER")
     assert read.params["a"]["kernel"].shape == ours
     assert_same_bits(to_foreign(read.params, names, {}), {"w": foreign})
+
+
+def test_nothing_is_read_before_it_is_asked_for_and_then_in_the_dtype_that_was(tmp_path: Path) -> None:
+    asked = []
+
+    class Watched(Tensors):
+        def __getitem__(self, name: str) -> np.ndarray:
+            asked.append(name)
+            return super().__getitem__(name)
+
+    given_file(tmp_path, **fitting(steps=np.int64(7).reshape(())))
+    file = Watched([tmp_path / "model.safetensors"])
+    read = to_canonical(file, NAMES, EXPECTED, "FOLDER", np.dtype(np.float64))
+    back = to_foreign(read.params, NAMES, read.names)
+    for path, shape in EXPECTED.items():
+        assert (leaf := paths(read.params)[path]).shape == shape and leaf.dtype == np.float64
+        assert (leaf.size, leaf.nbytes) == (np.prod(shape), np.prod(shape) * 8)
+    assert not asked
+    for path, leaf in paths(read.params).items():
+        array = np.asarray(leaf)
+        assert (array.dtype, array.shape) == (np.float64, EXPECTED[path])
+    assert asked == [read.names[path] for path in EXPECTED]
+    for name, tensor in back.items():
+        assert (
+            (np.asarray(tensor).shape, np.asarray(tensor).dtype)
+            == (tensor.shape, tensor.dtype)
+            == (
+                fitting()[name].shape,
+                np.float64,
+            )
+        )
 
 
 def test_all_that_does_not_fit_is_told_at_once(tmp_path: Path) -> None:

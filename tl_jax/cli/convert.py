@@ -5,7 +5,8 @@ Examples:
   tl-jax convert bert-base-uncased converted/
   tl-jax convert downloaded/ converted/ --dtype bfloat16 --max-shard-size 2GB
 
-The tensors keep the names they were read under, and those that belong to other heads are carried over.
+The tensors keep the names they were read under, and those that belong to other heads are carried over. They are read
+one at a time: a model larger than memory is converted, too.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from tl_jax.cli.export import FORMATS, WRITTEN
 from tl_jax.cli.values import one_of
 
 HELP = "write pretrained weights as another folder"
-TAKES = ("--pooling", "--dtype", "--max-shard-size", "--format", "--overwrite", "--verbose")
+CHOICES = ("--pooling", "--dtype", "--max-shard-size", "--format", "--overwrite")
+TAKES = (*CHOICES, "--verbose")
 
 
 def describe(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +40,5 @@ def run(args: argparse.Namespace) -> int:
     console.say(f"tl-jax: converting {args.source}; loading JAX")
     from tl_jax import pretrained
 
-    model, variables = pretrained.load(args.source, **flags.given(args, ("--pooling", "--dtype")))
-    how = flags.given(args, ("--max-shard-size", "--format", "--overwrite"))
-    print(pretrained.save(args.folder, model, variables, **how))
+    print(pretrained.convert(args.source, args.folder, **flags.given(args, CHOICES)))
     return 0

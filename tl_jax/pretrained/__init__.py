@@ -10,6 +10,7 @@ _HOMES = {
     "OwnTokenizer": "own_tokenizer",
     "Source": "sources",
     "TextProcessor": "tokenizer",
+    "convert": "converting",
     "fingerprint": "sources",
     "load": "loading",
     "load_into": "own_files",
@@ -23,6 +24,7 @@ __all__ = [
     "OwnTokenizer",
     "Source",
     "TextProcessor",
+    "convert",
     "fingerprint",
     "load",
     "load_into",
@@ -33,6 +35,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from tl_jax.pretrained.converting import convert
     from tl_jax.pretrained.hub import resolve
     from tl_jax.pretrained.image_processor import ImageProcessor
     from tl_jax.pretrained.loading import load, reads_images

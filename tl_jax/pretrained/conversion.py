@@ -1,7 +1,7 @@
 """Foreign tensors to params and back through a family's name map: strict, and exact to the bit.
 
 Every tensor of a file is used, or carried over unread; every parameter of the model is found. What does not fit is told
-at once, in one error.
+at once, in one error. Nothing is read here: tensors stay `Deferred` until somebody wants their numbers.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ import numpy as np
 
 from tl_jax.errors import InputError
 from tl_jax.models.names import ENDS, NameMap, Transform
-from tl_jax.pretrained.tensor_files import Tensors
+from tl_jax.pretrained.tensor_files import Deferred, Tensors
 from tl_jax.rules import paths
 
 _SHOWN = 40  # lines of a kind in an error
@@ -24,15 +25,21 @@ _SHOWN = 40  # lines of a kind in an error
 
 @dataclass(frozen=True)
 class Converted:
-    """What a file gave: nested `params`, the `names` they were read under, and the tensors `carried` over unread."""
+    """What a file holds, all `Deferred`: nested `params`, the `names` they come under, and what is `carried` over."""
 
     params: dict[str, Any]
     names: dict[str, str]
-    carried: dict[str, np.ndarray]
+    carried: dict[str, Deferred]
 
 
-def to_canonical(tensors: Tensors, names: NameMap, expected: Mapping[str, tuple[int, ...]], where: str) -> Converted:
-    """The tensors of a file as nested params, in the file's dtypes.
+def to_canonical(
+    tensors: Tensors,
+    names: NameMap,
+    expected: Mapping[str, tuple[int, ...]],
+    where: str,
+    dtype: np.dtype[Any] | None = None,
+) -> Converted:
+    """The tensors of a file as nested params, in the file's dtypes unless `dtype` is given.
 
     `expected` are the shapes the model needs by canonical path, in its order. Names the family knows to ignore, the
     weights of a pooler or head that the model lacks, and those of a pooler that a classifier's own stand in for, are
@@ -74,26 +81,32 @@ def to_canonical(tensors: Tensors, names: NameMap, expected: Mapping[str, tuple[
     params: dict[str, Any] = {}
     for path in expected:
         name, transform = found[path]
-        _put(params, path, _ours(tensors[name], transform))
-    return Converted(params, {path: name for path, (name, _) in found.items()}, {n: tensors[n] for n in carried})
+        stored = tensors.deferred(name)
+        kept = stored.dtype if dtype is None else dtype
+        _put(params, path, Deferred(expected[path], kept, partial(_read, stored, transform, kept)))
+    used = {path: name for path, (name, _) in found.items()}
+    return Converted(params, used, {name: tensors.deferred(name) for name in carried})
 
 
 def to_foreign(
     params: Mapping[str, Any], names: NameMap, as_read: Mapping[str, str], prefix: str = ""
-) -> dict[str, np.ndarray]:
+) -> dict[str, Deferred]:
     """Nested params under foreign names: those of `as_read` (path to name), else the family's present ones.
 
-    `prefix` precedes the latter's backbone; params with a head have the names of a classifier's file. Dtypes stay.
-    Raises `InputError` for parameters the family has no name for.
+    `prefix` precedes the latter's backbone; params with a head have the names of a classifier's file. Dtypes stay. The
+    leaves are arrays of any kind, on any device, or `Deferred`. Raises `InputError` for parameters the family has no
+    name for.
     """
-    tensors: dict[str, np.ndarray] = {}
+    tensors: dict[str, Deferred] = {}
     nameless = []
     for path, leaf in paths(params).items():
         known = names.to_foreign(path, prefix, classifier="head" in params)
         if known is None:
             nameless.append(path)
         else:
-            tensors[as_read.get(path, known[0])] = _theirs(np.asarray(leaf), known[1])
+            shape = _their_shape(tuple(leaf.shape), known[1])
+            read = partial(_written, leaf, known[1])
+            tensors[as_read.get(path, known[0])] = Deferred(shape, np.dtype(leaf.dtype), read)
     if nameless:
         raise InputError(f"these parameters have no name in the foreign format: {', '.join(nameless)}")
     return tensors
@@ -103,6 +116,14 @@ def prefix(read: Iterable[str], names: NameMap) -> str:
     """The prefix most of these foreign names of a family carry, its head's apart."""
     carried = Counter(names.prefix(name) for name in read)
     return max(carried, key=carried.__getitem__, default="")
+
+
+def _read(stored: Deferred, transform: Transform, dtype: np.dtype[Any]) -> np.ndarray:
+    return _ours(stored.read(), transform).astype(dtype, copy=False)
+
+
+def _written(leaf: Any, transform: Transform) -> np.ndarray:
+    return _theirs(np.asarray(leaf), transform)
 
 
 def _ours(array: np.ndarray, transform: Transform) -> np.ndarray:

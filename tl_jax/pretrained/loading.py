@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -12,8 +13,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tl_jax.errors import InputError, did_you_mean
+from tl_jax.inspection import not_finite
 from tl_jax.model import Model, ModelInfo, Stage
 from tl_jax.models import families
 from tl_jax.models.families import family
@@ -30,6 +33,8 @@ from tl_jax.pretrained.sources import Source
 from tl_jax.pretrained.tokenizer import TextProcessor
 from tl_jax.rules import map_paths, paths
 
+_log = logging.getLogger(__name__)
+_SHOWN = 8
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 # The head of a sentence-transformers folder: a dense layer in a file of its own.
 DENSE_HEAD = NameMap((Entry("linear.weight", "head/kernel", "transpose"), Entry("linear.bias", "head/bias")))
@@ -54,9 +59,28 @@ def load(
     where the checkpoint has one and the pooling in effect is the one it was trained on; its class names are
     `model.info.labels`.
 
-    The arrays are in memory of their own, valid whatever becomes of the files. Raises `InputError` for all that cannot
-    be read, with every missing, extra and misshapen tensor at once.
+    The arrays are in memory of their own, valid whatever becomes of the files, and beside them no more than two tensors
+    are held at any time. Numbers that are NaN or infinite are warned of. Raises `InputError` for all that cannot be
+    read, with every missing, extra and misshapen tensor at once.
     """
+    model, variables = load_deferred(
+        name_or_folder, pooling=pooling, dtype=dtype, revision=revision, image_size=image_size
+    )
+    variables = map_paths(lambda _, leaf: np.asarray(leaf), variables)
+    carried = {name: np.asarray(tensor) for name, tensor in model.info.carried.items()}
+    _warn_of_no_numbers(variables, model.info.source)
+    return replace(model, info=replace(model.info, carried=carried)), variables
+
+
+def load_deferred(
+    name_or_folder: str | os.PathLike[str] | Source,
+    *,
+    pooling: str = "auto",
+    dtype: str | None = None,
+    revision: str | None = None,
+    image_size: int | None = None,
+) -> tuple[Model, dict[str, Any]]:
+    """`load` without reading a tensor: every leaf is `Deferred`, and so is what the model carries over."""
     if dtype is not None and dtype not in DTYPES:
         raise InputError(f"unknown dtype {dtype!r}{did_you_mean(dtype, DTYPES)}")
     source = resolve(name_or_folder, revision)
@@ -81,18 +105,17 @@ def load(
 
     expected = {path: tuple(leaf.shape) for path, leaf in paths(model.shapes()).items()}
     in_dense = {path: expected.pop(path) for path in list(expected) if dense and path.startswith("head/")}
-    read = to_canonical(tensors, names, expected, str(folder))
+    kept = None if dtype is None else jnp.dtype(dtype)
+    read = to_canonical(tensors, names, expected, str(folder), kept)
     params = read.params
     if dense is not None:
-        params |= to_canonical(weights.read(dense), DENSE_HEAD, in_dense, str(dense)).params
+        params |= to_canonical(weights.read(dense), DENSE_HEAD, in_dense, str(dense), kept).params
     settings = architecture.CONFIG(config)
     if image_size is not None:
         if hasattr(architecture, "at_size"):
             params = architecture.at_size(params, settings, image_size)
         config = {**config, "image_size": image_size}
         model = _chain(architecture, config, chosen, labels)
-    if dtype is not None:
-        params = map_paths(lambda _, leaf: leaf.astype(jnp.dtype(dtype)), params)
     info = ModelInfo(
         family=config["model_type"],
         config=config,
@@ -108,6 +131,19 @@ def load(
         example=model.info.example,
     )
     return replace(model, info=info), {"params": params}
+
+
+def _warn_of_no_numbers(variables: Mapping[str, Any], source: Source) -> None:
+    """Say which tensors hold numbers that are NaN or infinite, and how many."""
+    counts = {path: not_finite(leaf) for path, leaf in paths(variables).items()}
+    if bad := [f"{path} ({count:,})" for path, count in counts.items() if count]:
+        more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+        _log.warning(
+            "%s: numbers that are NaN or infinite are in %d tensors: %s",
+            source,
+            len(bad),
+            ", ".join(bad[:_SHOWN]) + more,
+        )
 
 
 def reads_images(name: str) -> bool:

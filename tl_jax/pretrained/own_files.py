@@ -62,15 +62,15 @@ def load_into(model: Model, place: str | os.PathLike[str], inputs: State | None 
     return model, variables
 
 
-def tensors_of(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def tensors_of(variables: Mapping[str, Any]) -> dict[str, Any]:
     """`{path: array}` of all collections, as a file holds them."""
     check_variables(variables)
-    tensors: dict[str, np.ndarray] = {}
+    tensors: dict[str, Any] = {}
     for collection, tree in variables.items():
         for path, leaf in paths({collection: tree}).items():
             if path in tensors:
                 raise InputError(f"two leaves have the path {path!r}, one of the params and one of {collection}")
-            tensors[path] = np.asarray(leaf)
+            tensors[path] = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
     return tensors
 
 

@@ -15,16 +15,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from tl_jax.pretrained.malformed import Malformed, shown
+
 # A description of 100,000 tensors is below both; values of a pickle at these limits take some hundreds of megabytes.
 MAX_BYTES = 1 << 25
 MAX_STEPS = 1 << 22
 _MAX_NAME = 256  # bytes of a line that names a global
 _MAX_KEY = 1 << 60  # numbers beyond 2**61 can be made to collide, and then every look-up costs them all
-_SHOWN = 100
-
-
-class Malformed(ValueError):
-    """The file is not what it should be; the message goes on after the file's name."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +52,6 @@ def ordered(args: tuple[Any, ...]) -> OrderedDict[Any, Any]:
                 raise Malformed("makes an OrderedDict of something else than pairs")
             made[_key(pair[0])] = pair[1]
     return made
-
-
-def shown(text: str) -> str:
-    """A text of the file's choosing as a message may show it: quoted, in plain ASCII, not endless."""
-    return ascii(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")
 
 
 class _Machine:

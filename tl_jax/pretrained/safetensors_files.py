@@ -1,43 +1,32 @@
-"""Reading and writing safetensors: the tensors of files, and the one function of the project that serialises them."""
+"""Reading and writing safetensors: the tensors of files, and the one function of the project that writes one.
+
+Both go a tensor at a time. Files are read, never mapped, and no more is held than what is asked for.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
 import secrets
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import ml_dtypes
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from tl_jax.errors import InputError
-from tl_jax.pretrained import tensor_files
+from tl_jax.pretrained import safetensors_header, strided, tensor_files
+from tl_jax.pretrained.malformed import Malformed
+from tl_jax.pretrained.safetensors_header import Place
 from tl_jax.pretrained.tensor_files import Spec
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_DTYPES = {
-    "F64": np.dtype(np.float64),
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "I64": np.dtype(np.int64),
-    "I32": np.dtype(np.int32),
-    "I16": np.dtype(np.int16),
-    "I8": np.dtype(np.int8),
-    "U64": np.dtype(np.uint64),
-    "U32": np.dtype(np.uint32),
-    "U16": np.dtype(np.uint16),
-    "U8": np.dtype(np.uint8),
-    "BOOL": np.dtype(np.bool_),
-}
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
@@ -45,32 +34,34 @@ class Tensors(tensor_files.Tensors):
     """The tensors of one or several safetensors files."""
 
     def _entries(self, path: Path) -> Iterator[tuple[str, Spec, Callable[[], np.ndarray]]]:
-        opened = _open(path)
-        for name in _header_names(path):
-            part = opened.get_slice(name)
-            dtype = part.get_dtype()
-            if dtype not in _DTYPES:
-                hint = "; dequantise the weights first" if dtype[:2] in ("F8", "F6", "F4") else ""
-                raise InputError(f"{path}: the tensor {name!r} has the dtype {dtype}, which is not supported{hint}")
-            spec = Spec(tuple(part.get_shape()), _DTYPES[dtype])
-            yield name, spec, partial(_read, opened, name, spec.shape)
+        file = io.BufferedReader(io.FileIO(path))  # the same one to the end, whatever takes its name
+        weakref.finalize(self, file.close)
+        try:
+            places = safetensors_header.read(file)
+        except Malformed as e:
+            raise InputError(tensor_files.lfs_pointer(path) or f"{path} {e}") from None
+        for name, place in places.items():
+            yield name, place.spec, partial(_read, path, file, place)
 
 
 def write(path: Path, tensors: Mapping[str, Any]) -> None:
     """Write one safetensors file: whole or not at all, on disk when this returns.
 
-    `tensors` are numpy or JAX arrays of any memory layout. Raises `OSError` when the disk refuses; `path` is then as it
-    was.
+    `tensors` are numpy or JAX arrays of any memory layout, or `Deferred` ones: each is asked for when its turn comes,
+    and let go before the next. Raises `OSError` when the disk refuses; `path` is then as it was.
     """
-    # The library writes the bytes as they lie in memory: any layout but C order would be scrambled without a word.
-    arrays = {name: np.ascontiguousarray(a).reshape(np.shape(a)) for name, a in tensors.items()}
+    specs = {name: Spec(tuple(a.shape), np.dtype(a.dtype)) for name, a in tensors.items()}
+    header, order = safetensors_header.written(specs)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        save_file(arrays, temporary, metadata={"format": "pt"})
-        sync(temporary)
+        with open(temporary, "wb", buffering=0) as file:
+            _write_all(file, header)
+            for name in order:
+                _write_all(file, _bytes_of(tensors[name], specs[name]))
+            os.fsync(file.fileno())
         os.replace(temporary, path)
-    except SafetensorError as e:
-        raise OSError(f"could not write {path}: {e}") from e
+    except OSError as e:
+        raise OSError(f"could not write {path}: {e.strerror or e}") from e
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -108,28 +99,24 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _open(path: Path) -> safe_open:
+def _read(path: Path, file: BinaryIO, place: Place) -> np.ndarray:
     try:
-        return safe_open(path, framework="np")
-    except SafetensorError as e:
-        reason = str(e).removeprefix("Error while deserializing header: ")
-        if pointer := tensor_files.lfs_pointer(path):
-            raise InputError(pointer) from None
-        if "not fully covered" in reason or "header length" in reason:
-            raise InputError(f"{path} is truncated or damaged ({reason}): download or copy it again") from None
-        raise InputError(f"{path} is not a safetensors file ({reason})") from None
+        return strided.read_plain(file, place.begin, place.spec.shape, place.spec.dtype)
+    except EOFError:
+        raise InputError(f"{path} was cut short while it was read") from None
 
 
-def _read(opened: safe_open, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    return np.asarray(opened.get_tensor(name)).reshape(shape)
+def _bytes_of(tensor: Any, spec: Spec) -> memoryview:
+    """A tensor as it lies in a file, in C order: one of another layout is copied, and no other."""
+    array = np.asarray(tensor)
+    assert array.shape == spec.shape and array.dtype == spec.dtype, (array.shape, array.dtype, spec)
+    return np.ascontiguousarray(array, spec.dtype.newbyteorder("=")).reshape(-1).view(np.uint8).data
 
 
-def _header_names(path: Path) -> list[str]:
-    """The names in a file's header, in its order and as often as they stand there."""
-    with open(path, "rb") as file:
-        header = file.read(int.from_bytes(file.read(8), "little"))
-    pairs: list[tuple[str, Any]] = json.loads(header, object_pairs_hook=list)
-    return [name for name, _ in pairs if name != "__metadata__"]
+def _write_all(file: io.FileIO, content: bytes | memoryview) -> None:
+    left = memoryview(content)
+    while left:
+        left = left[file.write(left) :]
 
 
 def _shards(tensors: Mapping[str, Any], limit: int | None) -> list[dict[str, Any]]:

@@ -85,8 +85,8 @@ class _Contents:
     """What the folder will hold, settled before the first byte is written."""
 
     config: dict[str, Any]
-    tensors: dict[str, np.ndarray]
-    dense: dict[str, np.ndarray] | None  # the head, where it lies in a file of its own
+    tensors: dict[str, Any]  # arrays, or what is read when it is written
+    dense: dict[str, Any] | None  # the head, where it lies in a file of its own
     pooling: str
     processor: Any
     source: Any
@@ -220,7 +220,7 @@ def _of_backbone(carried: Mapping[str, Any], names: NameMap, read: str, front: s
     return {front + name.removeprefix(read): carried[name] for name in own if not names.is_classifiers(name)}
 
 
-def _set_dtype(config: dict[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
+def _set_dtype(config: dict[str, Any], tensors: Mapping[str, Any]) -> None:
     """Make config.json name the dtype of the weights, the wider of several; older files call the key torch_dtype."""
     dtypes = [a.dtype for a in tensors.values() if jnp.issubdtype(a.dtype, jnp.floating)]
     widest = jnp.dtype(reduce(jnp.promote_types, dtypes)).name
@@ -246,7 +246,7 @@ def _write(contents: _Contents, folder: Path, max_shard_size: int | str | None) 
     sync(folder)
 
 
-def _write_modules(contents: _Contents, dense: Mapping[str, np.ndarray], folder: Path) -> None:
+def _write_modules(contents: _Contents, dense: Mapping[str, Any], folder: Path) -> None:
     """The files by which sentence-transformers finds the pooling and the head."""
     labels, width = dense["linear.weight"].shape
     modules = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Dense", "Dense"))

@@ -1,4 +1,4 @@
-"""Reading a strided view of numbers in a file into memory of its own, in C order.
+"""Reading numbers in a file, or a strided view of them, into memory of its own, in C order.
 
 What is held beside the result is one buffer, whatever the strides: a transposed matrix is read in bands, a few columns
 out of a wide one a piece at a time. Beside one that repeats itself along an axis it is once what it repeats.
@@ -21,6 +21,14 @@ def read(
     made = np.empty(shape, dtype)
     if made.size:
         _fill(file, start, strides, made)
+    return made
+
+
+def read_plain(file: BinaryIO, start: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    """The same where the file has the elements in C order."""
+    made = np.empty(shape, dtype)
+    if made.size:
+        _read_into(file, start, made)
     return made
 
 

@@ -7,9 +7,11 @@ memory map would change under it, or end the process).
 from __future__ import annotations
 
 import json
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
@@ -18,6 +20,8 @@ import numpy as np
 from tl_jax.errors import InputError
 
 T = TypeVar("T", bound="Tensors")
+_MAX_AXES = 64  # numpy's own limit
+_MAX_BYTES = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,29 @@ class Spec:
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Deferred:
+    """An array that is not read yet: `np.asarray(deferred)` reads it, each time anew, and keeps nothing of it."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    read: Callable[[], np.ndarray]
+
+    @property
+    def size(self) -> int:
+        """Numbers in it."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of them."""
+        return self.size * self.dtype.itemsize
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        read = self.read()
+        return read if dtype is None else read.astype(dtype, copy=False)
 
 
 class Tensors(Mapping[str, np.ndarray]):
@@ -51,6 +78,11 @@ class Tensors(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._reads[name]()
+
+    def deferred(self, name: str) -> Deferred:
+        """A tensor for later; the files stay open until then."""
+        spec = self.specs[name]
+        return Deferred(spec.shape, spec.dtype, partial(self.__getitem__, name))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.specs)
@@ -83,6 +115,12 @@ def read_folder(folder: Path, single: str, index: str, tensors: Callable[[list[P
             + (" …" if len(astray) > 5 else "")
         )
     return found
+
+
+def too_large(shape: Iterable[int], itemsize: int) -> bool:
+    """Whether no array can have this shape, an empty one neither."""
+    shape = tuple(shape)
+    return len(shape) > _MAX_AXES or math.prod(max(n, 1) for n in shape) * itemsize > _MAX_BYTES
 
 
 def lfs_pointer(path: Path) -> str | None:

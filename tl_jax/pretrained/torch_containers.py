@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any, BinaryIO, cast
 
 from tl_jax.pretrained import torch_pickles
-from tl_jax.pretrained.pickled import Malformed, shown
+from tl_jax.pretrained.malformed import Malformed, shown
 from tl_jax.pretrained.torch_pickles import Storage
 
 _ZIP = b"PK\x03\x04"

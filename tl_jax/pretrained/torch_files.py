@@ -18,7 +18,7 @@ import numpy as np
 
 from tl_jax.errors import InputError
 from tl_jax.pretrained import strided, tensor_files, torch_containers
-from tl_jax.pretrained.pickled import Malformed, shown
+from tl_jax.pretrained.malformed import Malformed, shown
 from tl_jax.pretrained.tensor_files import Spec
 from tl_jax.pretrained.torch_pickles import View
 

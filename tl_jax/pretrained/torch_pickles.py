@@ -13,7 +13,9 @@ import ml_dtypes
 import numpy as np
 
 from tl_jax.pretrained import pickled
-from tl_jax.pretrained.pickled import Call, Malformed, shown
+from tl_jax.pretrained.malformed import Malformed, shown
+from tl_jax.pretrained.pickled import Call
+from tl_jax.pretrained.tensor_files import too_large
 
 _DTYPES = {
     "float64": np.dtype(np.float64),
@@ -42,7 +44,6 @@ _STORAGES = {
     "Byte": "uint8",
     "Bool": "bool",
 }
-_MAX_AXES = 64  # numpy's own limit
 _MAX_COUNT = 1 << 62
 
 
@@ -168,7 +169,7 @@ def _view(args: tuple[Any, ...], dtype: np.dtype[Any], metadata: Any) -> View:
         raise Malformed("makes a tensor whose offset, shape and strides are not numbers from 0 upward")
     if metadata:
         raise Malformed("holds a tensor that is negated or conjugated when it is read: save it resolved")
-    if len(shape) > _MAX_AXES or math.prod(max(n, 1) for n in shape) * size > _MAX_COUNT:
+    if too_large(shape, size):
         raise Malformed("holds a tensor too large for any memory")
     if of.dtype not in (dtype, np.uint8):
         raise Malformed(f"takes the storage {shown(of.key)} of {of.dtype} for {dtype}")
