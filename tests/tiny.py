@@ -88,6 +88,7 @@ def write_bert(folder: Path, *, pooling: str = "mean", seed: int = 0, kind: str 
     from tl_jax.model import Model, ModelInfo
     from tl_jax.models.families import family
     from tl_jax.pretrained import TextProcessor, save
+    from tl_jax.pretrained.pooling import mode_config
 
     raw = {**FAMILIES[kind], **config}
     architecture = family(kind)
@@ -109,7 +110,7 @@ def write_bert(folder: Path, *, pooling: str = "mean", seed: int = 0, kind: str 
         ]
         (folder / "modules.json").write_text(json.dumps(modules))
         (folder / "1_Pooling").mkdir()
-        mode = {"word_embedding_dimension": settings.hidden_size, f"pooling_mode_{pooling}_tokens": True}
+        mode = mode_config(pooling, settings.hidden_size)
         (folder / "1_Pooling" / "config.json").write_text(json.dumps(mode))
     return folder
 

@@ -293,53 +293,6 @@ def test_missing_extra_and_misshapen_are_told_at_once(tiny_bert: Maker) -> None:
     ]
 
 
-def test_a_file_of_another_family(tiny_bert: Maker) -> None:
-    folder = tiny_bert()
-    rewrite(folder, lambda n: f"electra.{n}")
-    with pytest.raises(InputError, match=r"behind the prefix 'electra\.'.*is model_type in config\.json right"):
-        load(folder)
-
-
-@pytest.mark.parametrize(
-    ("config", "says"),
-    [
-        ({"model_type": "gpt9"}, "'gpt9' are not supported; those that are: .*bert"),
-        ({"model_type": None}, r"config\.json names no model_type"),
-        ({"hidden_act": "swoosh"}, "swoosh"),
-        ({"num_attention_heads": 4}, "not divisible"),
-        ({"vocab_size": None}, "vocab_size"),
-    ],
-)
-def test_configs_that_cannot_be_used(tiny_bert: Maker, config: dict[str, Any], says: str) -> None:
-    folder = tiny_bert()
-    set_json(folder / "config.json", **config)
-    with pytest.raises(InputError, match=says):
-        load(folder)
-
-
-@pytest.mark.parametrize("names", [{"0": "a", "2": "b"}, {"x": "a"}, ["a", "b"]])
-def test_labels_that_are_not_numbered(tiny_bert: Maker, names: Any) -> None:
-    folder = tiny_bert("BertForSequenceClassification")
-    set_json(folder / "config.json", id2label=names)
-    with pytest.raises(InputError, match="id2label must number the labels from 0"):
-        load(folder)
-
-
-def test_more_labels_than_the_head_has(tiny_bert: Maker) -> None:
-    folder = tiny_bert("BertForSequenceClassification")
-    set_json(folder / "config.json", id2label={str(i): f"{i}" for i in range(3)})
-    with pytest.raises(InputError, match=r"classifier\.weight \[2, 18\] -> head/kernel: expected \[3, 18\]"):
-        load(folder)
-
-
-@pytest.mark.parametrize("content", ["", "{", "[1]", "\xff\xfe"])
-def test_a_config_that_is_no_json_object(tiny_bert: Maker, content: str) -> None:
-    folder = tiny_bert()
-    (folder / "config.json").write_bytes(content.encode("latin-1"))
-    with pytest.raises(InputError, match=r"config\.json (is not JSON|must hold a JSON object)"):
-        load(folder)
-
-
 def test_a_folder_that_is_no_model(tiny_bert: Maker) -> None:
     folder = tiny_bert()
     with pytest.raises(InputError, match=f"holds no config.json; did you mean {folder}"):

@@ -298,11 +298,11 @@ def test_an_index_that_its_shards_do_not_fit(tmp_path: Path, where: dict[str, st
 
 
 def test_links_are_followed_to_files_alone(tmp_path: Path) -> None:
-    """In the hub's cache every file is a link out of its folder; a device or a pipe is no file."""
+    """In the hub's cache every file is a link into its blobs; a device or a pipe is no file."""
     (tmp_path / "blobs").mkdir()
     folder = sharded(tmp_path / "blobs")
-    snapshot = tmp_path / "snapshot"
-    snapshot.mkdir()
+    snapshot = tmp_path / "snapshots" / "0123"
+    snapshot.mkdir(parents=True)
     for path in folder.iterdir():
         (snapshot / path.name).symlink_to(path)
     assert set(read(snapshot)) == {"a", "b"}
@@ -315,7 +315,7 @@ def test_links_are_followed_to_files_alone(tmp_path: Path) -> None:
             read(snapshot)
         shard.unlink()
     shard.symlink_to("/etc/passwd")
-    with pytest.raises(InputError, match="is not a PyTorch file"):
+    with pytest.raises(InputError, match="is a link to /etc/passwd, out of the model's folder"):
         read(snapshot)
 
 

@@ -7,7 +7,7 @@ at once, in one error. Nothing is read here: tensors stay `Deferred` until someb
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -16,7 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from tl_jax.errors import InputError
+from tl_jax.models.families import named_like
 from tl_jax.models.names import ENDS, NameMap, Transform
+from tl_jax.pretrained.malformed import plain
 from tl_jax.pretrained.tensor_files import Deferred, Tensors
 from tl_jax.rules import paths
 
@@ -58,7 +60,7 @@ def to_canonical(
         if names.is_ignored(name) or absent or names.gives_way(name, tensors.specs):
             carried.append(name)
         elif path not in expected:
-            faults.extra.append(f"{name} {list(spec.shape)}" + (f" -> {path}" if path else ""))
+            faults.extra.append(f"{plain(name)} {list(spec.shape)}" + (f" -> {path}" if path else ""))
             if not path:
                 faults.strangers.append(name)
         elif path in found:
@@ -77,7 +79,7 @@ def to_canonical(
             name, transform = names.to_foreign(path, common, classifier="head" in scopes) or (path, "copy")
             faults.missing.append(f"{name} {list(_their_shape(shape, transform))} -> {path}")
     if faults:
-        raise InputError(faults.message(where, names))
+        raise InputError(faults.message(where, names, tensors.specs))
     params: dict[str, Any] = {}
     for path in expected:
         name, transform = found[path]
@@ -170,7 +172,7 @@ class _Faults:
     def __bool__(self) -> bool:
         return bool(self.missing or self.extra or self.misshapen)
 
-    def message(self, where: str, names: NameMap) -> str:
+    def message(self, where: str, names: NameMap, present: Collection[str]) -> str:
         lines = [f"{where} does not fit the model its config.json describes"]
         for kind in ("missing", "extra", "misshapen"):
             told = getattr(self, kind)
@@ -179,10 +181,16 @@ class _Faults:
                 lines += [f"  {line}" for line in told[:_SHOWN]]
                 if len(told) > _SHOWN:
                     lines.append(f"  … and {len(told) - _SHOWN} more")
-        return "\n".join(lines + self._hint(names))
+        return "\n".join(lines + self._hint(names, present))
 
-    def _hint(self, names: NameMap) -> list[str]:
+    def _hint(self, names: NameMap, present: Collection[str]) -> list[str]:
         """One more line where the names are those of another family, or of this one behind another prefix."""
+        if self.strangers:
+            ours = sum(names.to_canonical(name) is not None for name in present)
+            families = named_like(present)
+            best = max(families, key=families.__getitem__)
+            if families[best] > max(ours, len(present) // 2):
+                return [f"the names are those of {best}: is model_type in config.json right?"]
         hidden = Counter(
             name.partition(".")[0] for name in self.strangers if names.to_canonical(name.partition(".")[2])
         )

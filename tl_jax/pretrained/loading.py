@@ -22,19 +22,20 @@ from tl_jax.models import families
 from tl_jax.models.families import family
 from tl_jax.models.heads import classifier
 from tl_jax.models.names import Entry, NameMap
-from tl_jax.pretrained import weights
+from tl_jax.pretrained import links, weights
 from tl_jax.pretrained.conversion import to_canonical
 from tl_jax.pretrained.hub import config_of, resolve
 from tl_jax.pretrained.image_processor import ImageProcessor
 from tl_jax.pretrained.json_files import read_json
 from tl_jax.pretrained.own_files import MODEL_TYPE
 from tl_jax.pretrained.pooling import Modules, choose, choose_for_images, read_modules
-from tl_jax.pretrained.sources import Source
+from tl_jax.pretrained.sources import Source, model_files
 from tl_jax.pretrained.tokenizer import TextProcessor
 from tl_jax.rules import map_paths, paths
 
 _log = logging.getLogger(__name__)
 _SHOWN = 8
+_MOST_LABELS = 1 << 20
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 # The head of a sentence-transformers folder: a dense layer in a file of its own.
 DENSE_HEAD = NameMap((Entry("linear.weight", "head/kernel", "transpose"), Entry("linear.bias", "head/bias")))
@@ -85,6 +86,7 @@ def load_deferred(
         raise InputError(f"unknown dtype {dtype!r}{did_you_mean(dtype, DTYPES)}")
     source = resolve(name_or_folder, revision)
     folder = source.folder
+    links.check(folder, model_files(folder).values())
     config = _read_config(folder)
     architecture = family(config["model_type"])
     names: NameMap = architecture.NAMES
@@ -116,13 +118,14 @@ def load_deferred(
             params = architecture.at_size(params, settings, image_size)
         config = {**config, "image_size": image_size}
         model = _chain(architecture, config, chosen, labels)
+    rows = expected["embeddings/token/embedding"][0] if "embeddings/token/embedding" in expected else None
     info = ModelInfo(
         family=config["model_type"],
         config=config,
         source=source,
         processor=_image_processor(folder, settings, image_size)
         if images
-        else TextProcessor.read(folder, settings.positions),
+        else TextProcessor.read(folder, settings.positions, rows),
         pooling=chosen,
         names=read.names,
         carried=read.carried,
@@ -193,6 +196,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
     config = read_json(path)
     if not isinstance(config.get("model_type"), str):
         raise InputError(f"{path} names no model_type")
+    classes = config.get("architectures") or []
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise InputError(f"{path}: architectures must be a list of names")
     if config["model_type"] == MODEL_TYPE:
         raise InputError(
             f"{folder} holds the weights of somebody's own network, and not the network: give it, "
@@ -224,8 +230,9 @@ def _find_head(
     if modules.dense is None or modules.pooling != pooling:
         return None, None
     layer = read_json(folder / modules.dense / "config.json")
-    named = config.get("id2label") or ()
-    if layer.get("activation_function") == IDENTITY and layer.get("out_features") == len(named):
+    named = config.get("id2label")
+    labelled = isinstance(named, dict) and layer.get("out_features") == len(named)
+    if layer.get("activation_function") == IDENTITY and labelled:
         return _labels(config), folder / modules.dense
     if auto:
         raise InputError(
@@ -243,9 +250,13 @@ def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
     """The class names in the order of the logits; transformers' default is LABEL_0, LABEL_1."""
     named = config.get("id2label")
     if not named:
-        return tuple(f"LABEL_{i}" for i in range(config.get("num_labels") or 2))
+        count = config.get("num_labels") or 2
+        if type(count) is not int or not 0 < count <= _MOST_LABELS:
+            raise InputError(f"config.json: num_labels must be a number from 1 to {_MOST_LABELS:,}, not {count!r:.99}")
+        return tuple(f"LABEL_{i}" for i in range(count))
     try:
         by_id = {int(i): str(label) for i, label in named.items()}
         return tuple(by_id[i] for i in range(len(by_id)))
     except (ValueError, KeyError, AttributeError):
-        raise InputError(f"config.json: id2label must number the labels from 0, not {json.dumps(named)}") from None
+        said = json.dumps(named)
+        raise InputError(f"config.json: id2label must number the labels from 0, not {said:.99}") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from tl_jax.errors import InputError, did_you_mean
-from tl_jax.pretrained.json_files import read_json
+from tl_jax.pretrained.json_files import read_json, read_value
 
 CHOICES = ("auto", "cls", "mean", "last", "pooler")
 _MODES = {"cls": "cls", "cls_token": "cls", "mean": "mean", "mean_tokens": "mean", "lasttoken": "last"}
@@ -35,8 +34,8 @@ def read_modules(folder: Path) -> Modules | None:
     if not path.is_file():
         return None
     try:
-        modules = [(str(m["type"]).rpartition(".")[2], str(m["path"])) for m in json.loads(path.read_text("utf-8"))]
-    except (ValueError, TypeError, KeyError):
+        modules = [(str(m["type"]).rpartition(".")[2], str(m["path"])) for m in read_value(path)]
+    except (TypeError, KeyError):
         raise InputError(f"{path} is not a list of modules with type and path") from None
     kinds = [kind for kind, _ in modules if kind != "Normalize"]
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Dense"]):
@@ -57,7 +56,7 @@ def read_mode(path: Path) -> str:
     config = read_json(path)
     if "pooling_mode" in config:  # one mode or several by name, as later versions write
         named = config["pooling_mode"]
-        modes = [str(m) for m in ([named] if isinstance(named, str) else named)]
+        modes = [str(m) for m in (named if isinstance(named, list) else [named])]
     else:
         modes = [key.removeprefix(_FLAG) for key, on in config.items() if key.startswith(_FLAG) and on]
     if len(modes) != 1 or modes[0] not in _MODES:

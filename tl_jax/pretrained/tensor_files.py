@@ -6,9 +6,9 @@ memory map would change under it, or end the process).
 
 from __future__ import annotations
 
-import json
 import math
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,10 +18,14 @@ from typing import Any, TypeVar
 import numpy as np
 
 from tl_jax.errors import InputError
+from tl_jax.pretrained import links
+from tl_jax.pretrained.json_files import read_value
+from tl_jax.pretrained.malformed import plain, shown
 
 T = TypeVar("T", bound="Tensors")
 _MAX_AXES = 64  # numpy's own limit
 _MAX_BYTES = 1 << 62
+_SHOWN = 5  # names in a message
 
 
 @dataclass(frozen=True)
@@ -67,10 +71,16 @@ class Tensors(Mapping[str, np.ndarray]):
         self.specs: dict[str, Spec] = {}
         self._reads: dict[str, Callable[[], np.ndarray]] = {}
         for path in files:
-            for name, spec, read in self._entries(path):
+            for name, spec, read in self._opened(path):
                 if name in self.specs:
-                    raise InputError(f"{path}: the tensor {name!r} is listed twice")
+                    raise InputError(f"{path}: the tensor {shown(name)} is listed twice")
                 self.specs[name], self._reads[name] = spec, read
+
+    def _opened(self, path: Path) -> Iterator[tuple[str, Spec, Callable[[], np.ndarray]]]:
+        try:
+            yield from self._entries(path)
+        except OSError as e:
+            raise InputError(f"cannot read {path}: {e.strerror or e}") from None
 
     @abstractmethod
     def _entries(self, path: Path) -> Iterable[tuple[str, Spec, Callable[[], np.ndarray]]]:
@@ -95,25 +105,24 @@ def read_folder(folder: Path, single: str, index: str, tensors: Callable[[list[P
     """The weights of a folder in one format: those of the file `single`, or else of the shards that `index` names.
 
     None for a folder with neither. Raises `InputError` for an index that names a shard outside of the folder or one
-    that is missing, or that disagrees with its shards, and whatever `tensors` refuses. Links are followed: in the hub's
-    cache every file is one.
+    that is missing, or that disagrees with its shards, for links that leave the folder, and whatever `tensors` refuses.
     """
     if (folder / single).is_file():
+        links.check(folder, [folder / single])
         return tensors([folder / single])
     if not (folder / index).is_file():
         return None
+    links.check(folder, [folder / index])
     where = _weight_map(folder / index)
     shards = list(dict.fromkeys(where.values()))
     if outside := [shard for shard in shards if PurePath(shard).name != str(PurePath(shard))]:
-        raise InputError(f"{folder / index} names {outside[0]!r}, which does not lie in the folder itself")
-    if missing := [shard for shard in shards if not (folder / shard).is_file()]:
-        raise InputError(f"{folder / index} names {', '.join(missing)}, which the folder lacks: download it again")
+        raise InputError(f"{folder / index} names {shown(outside[0])}, which does not lie in the folder itself")
+    if missing := [shard for shard in shards if not _is_file(folder / shard)]:
+        raise InputError(f"{folder / index} names {_listed(missing)}, which the folder lacks: download it again")
+    links.check(folder, [folder / shard for shard in shards])
     found = tensors([folder / shard for shard in shards])
     if astray := sorted(set(where) ^ set(found)):
-        raise InputError(
-            f"{folder / index} and its shards disagree on {len(astray)} tensors: {', '.join(astray[:5])}"
-            + (" …" if len(astray) > 5 else "")
-        )
+        raise InputError(f"{folder / index} and its shards disagree on {len(astray)} tensors: {_listed(astray)}")
     return found
 
 
@@ -136,16 +145,23 @@ def _weight_map(path: Path) -> dict[str, str]:
     """An index's `{tensor: shard}`."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        if len(set(names)) < len(names):
-            twice = sorted({name for name in names if names.count(name) > 1})
-            raise InputError(f"{path}: {', '.join(map(repr, twice))} is listed twice")
+        names = Counter(name for name, _ in pairs)
+        if len(names) < len(pairs):
+            raise InputError(f"{path}: {_listed([name for name, count in names.items() if count > 1])} is listed twice")
         return dict(pairs)
 
+    where = found.get("weight_map") if isinstance(found := read_value(path, unique), dict) else None
+    if not isinstance(where, dict) or not all(isinstance(shard, str) for shard in where.values()):
+        raise InputError(f"{path} is not an index of shards: it must hold a weight_map of names")
+    return where
+
+
+def _is_file(path: Path) -> bool:
     try:
-        where = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)["weight_map"]
-        if not all(isinstance(shard, str) for shard in where.values()):
-            raise TypeError
-        return dict(where)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError, AttributeError):
-        raise InputError(f"{path} is not an index of shards: it must be JSON with a weight_map") from None
+        return path.is_file()
+    except OSError:  # its name is too long, or it leads in a circle
+        return False
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(map(plain, names[:_SHOWN])) + (" …" if len(names) > _SHOWN else "")

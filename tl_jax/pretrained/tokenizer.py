@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tl_jax.errors import InputError
-from tl_jax.pretrained.json_files import read_json
+from tl_jax.pretrained.json_files import read_json, read_text
+from tl_jax.pretrained.malformed import plain
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -30,6 +31,7 @@ FILES = (
 )
 # A vocabulary that `tokenizers` does not read; transformers writes it as tokenizer.json.
 SENTENCEPIECE = "sentencepiece.bpe.model"
+_MAX_BYTES = 1 << 28  # of a tokenizer.json or vocab.txt: the largest there are have a fifth of it
 # What fills rows up where no file says: BERT's token and RoBERTa's.
 _PADS = ("[PAD]", "<pad>")
 
@@ -60,17 +62,19 @@ def padded(encoded: EncodedTexts, pad_id: int) -> dict[str, np.ndarray]:
 class TextProcessor:
     """A checkpoint's tokenizer: `processor(["where is my parcel?"])` gives what `Model.apply` takes.
 
-    `files` are the tokenizer's files by name, `positions` the number of positions the model has (None: unlimited). The
-    tokenizer itself is read at first use, and padding and truncation written into tokenizer.json are left out: they are
-    those of whoever saved it, not of this text.
+    `files` are the tokenizer's files by name, `positions` the number of positions the model has, `rows` that of the
+    tokens it embeds (None: unlimited). The tokenizer itself is read at first use, and raises `InputError` then if it is
+    none, or makes ids that the model has no row for. Padding and truncation written into tokenizer.json are left out:
+    they are those of whoever saved it, not of this text.
     """
 
     files: Mapping[str, Path]
     positions: int | None = None
+    rows: int | None = None
     _settings: dict[str, Any] = field(default_factory=dict, repr=False)  # tokenizer_config.json
 
     @classmethod
-    def read(cls, folder: Path, positions: int | None = None) -> TextProcessor | None:
+    def read(cls, folder: Path, positions: int | None = None, rows: int | None = None) -> TextProcessor | None:
         """The tokenizer of a model's folder; None where it has none.
 
         Raises `InputError` for a folder whose tokenizer is a sentencepiece model alone.
@@ -84,7 +88,7 @@ class TextProcessor:
                     f"AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
                 )
             return None
-        return cls(files, positions, read_json(files.get("tokenizer_config.json")))
+        return cls(files, positions, rows, read_json(files.get("tokenizer_config.json")))
 
     def __call__(
         self, texts: Sequence[str], *, pairs: Sequence[str] | None = None, max_length: int | None = None
@@ -108,10 +112,10 @@ class TextProcessor:
             raise InputError("give the tokenizer a list of texts, not one text")
         if pairs is not None and len(pairs) != len(texts):
             raise InputError(f"{len(texts)} texts, but {len(pairs)} pairs")
-        tokenizer = self._tokenizer
-        tokenizer.enable_truncation(
-            self._checked(max_length, pairs is not None), direction=self._settings.get("truncation_side") or "right"
-        )
+        tokenizer, side = self._tokenizer, self._settings.get("truncation_side") or "right"
+        if side not in ("left", "right"):
+            raise InputError(f"tokenizer_config.json: truncation_side must be left or right, not {side!r:.99}")
+        tokenizer.enable_truncation(self._checked(max_length, pairs is not None), direction=side)
         rows = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
         try:
             encodings = tokenizer.encode_batch_fast(rows)
@@ -129,6 +133,8 @@ class TextProcessor:
             self._settings.get("model_max_length"),  # 1e30 where nobody said
             self.positions,
         )
+        if wrong := [n for n in said if n is not None and (not isinstance(n, int | float) or n < 0)]:
+            raise InputError(f"the tokenizer's files say {wrong[0]!r:.99} for the most tokens of a text: no number")
         return min((int(n) for n in said if n and n < 10**9), default=512)
 
     @cached_property
@@ -160,6 +166,27 @@ class TextProcessor:
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:
+        try:
+            tokenizer = self._read()
+        except InputError:
+            raise
+        except (KeyError, TypeError, ValueError) as e:  # settings that are none, in a file of any kind
+            files = ", ".join(self.files)
+            raise InputError(f"{self._folder}: {files} make no tokenizer ({type(e).__name__}: {e})") from None
+        vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+        last = max(vocabulary, key=vocabulary.__getitem__, default="")
+        if self.rows is not None and vocabulary.get(last, 0) >= self.rows:
+            raise InputError(
+                f"{self._folder}: the tokenizer has the token {plain(last)} of id {vocabulary[last]:,}, and the model "
+                f"embeds {self.rows:,}: they are not of one model"
+            )
+        return tokenizer
+
+    @property
+    def _folder(self) -> Path:
+        return next(iter(self.files.values())).parent
+
+    def _read(self) -> Tokenizer:
         from tokenizers import Tokenizer
 
         path = self.files.get("tokenizer.json")
@@ -168,7 +195,9 @@ class TextProcessor:
         if path is None:
             return _byte_level(self.files["vocab.json"], self.files["merges.txt"], self._settings)
         try:
-            tokenizer = Tokenizer.from_file(str(path))
+            tokenizer = Tokenizer.from_str(read_text(path, _MAX_BYTES))
+        except InputError:
+            raise
         except Exception as e:  # the package raises plain Exception
             raise InputError(f"{path} is not a tokenizer: {e}") from None
         tokenizer.no_padding()
@@ -186,7 +215,7 @@ def _wordpiece(vocab: Path, settings: Mapping[str, Any]) -> Tokenizer:
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
     # split at newlines alone: a vocabulary may hold other line separators as tokens
-    lines = vocab.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
+    lines = read_text(vocab, _MAX_BYTES).removesuffix("\n").split("\n")
     ids = {line.removesuffix("\r"): i for i, line in enumerate(lines)}
     roles = _roles(settings, {role: f"[{role.upper()}]" for role in ("unk", "sep", "pad", "cls", "mask")})
     _check_roles(roles, ids, vocab, "BERT")
@@ -229,7 +258,10 @@ def _byte_level(vocab: Path, merges: Path, settings: Mapping[str, Any]) -> Token
 
 def _content(token: Any) -> str:
     """A special token as a config writes it: a string, or an object that holds one."""
-    return str(token["content"] if isinstance(token, dict) else token)
+    said = token.get("content") if isinstance(token, dict) else token
+    if not isinstance(said, str):
+        raise InputError(f"a special token must be a text, not {token!r:.99}")
+    return said
 
 
 def _roles(settings: Mapping[str, Any], standard: Mapping[str, str]) -> dict[str, str]:
