@@ -27,7 +27,7 @@ ORDER = (
     ("preparation",),
     ("model_card", "sweeping"),
     ("run",),
-    ("finetuning", "loading"),
+    ("finetuning", "loading", "verification"),
     ("estimation", "analysis"),
     ("cli",),
     ("__main__",),
@@ -39,6 +39,7 @@ LINEN = {"model.py", "models/layers.py"}
 ORBAX = {"training/snapshot.py"}
 PLAIN = {"errors", "groups", "pictures", "rules", "data", "experiment", "cli"}  # rooms without jax
 NEVER = {"torch", "tensorflow", "sklearn", "transformers", "peft"}
+APART = {"verification/reference_process.py"}  # a program for a process of its own: it may, and nothing imports it
 
 
 def imports(source: str, package: tuple[str, ...]) -> Iterator[tuple[str, int]]:
@@ -81,7 +82,9 @@ def faults(root: Path) -> list[str]:
                 found.append(f"{path}:{line} imports {name}: Linen stays in {', '.join(sorted(LINEN))}")
             elif head == "orbax" and path not in ORBAX:
                 found.append(f"{path}:{line} imports {name}: Orbax stays in {', '.join(sorted(ORBAX))}")
-            elif head in NEVER:
+            elif head == "tl_jax" and f"{rest.replace('.', '/')}.py" in APART:
+                found.append(f"{path}:{line} imports {name}: that is a program of its own")
+            elif head in NEVER and path not in APART:
                 found.append(f"{path}:{line} imports {name}: tl_jax works without {head}")
             elif head == "jax" and room in PLAIN:
                 found.append(f"{path}:{line} imports {name}: {room} is plain Python")
@@ -112,6 +115,9 @@ def test_imports_point_down() -> None:
         ("models/bert.py", "from flax.linen import Dense", "Linen stays in"),
         ("training/loop.py", "from orbax.checkpoint import v1", "Orbax stays in"),
         ("data/readers.py", "import torch.utils", "tl_jax works without torch"),
+        ("verification/checking.py", "import torch", "tl_jax works without torch"),
+        ("verification/checking.py", "from tl_jax.verification import reference_process", "a program of its own"),
+        ("cli/verify.py", "import tl_jax.verification.reference_process", "a program of its own"),
         ("attic/old.py", "", "no place in ORDER"),
     ],
 )
@@ -135,6 +141,7 @@ def test_a_fault_is_found(tmp_path: Path, path: str, line: str, fault: str) -> N
         ("training/snapshot.py", "from orbax.checkpoint import v1"),
         ("cli/main.py", "from tl_jax.finetuning import finetune"),
         ("finetuning.py", "from tl_jax import __version__, pretrained"),
+        ("verification/reference_process.py", "import torch"),
     ],
 )
 def test_what_is_allowed_passes(tmp_path: Path, path: str, line: str) -> None:

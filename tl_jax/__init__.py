@@ -36,6 +36,7 @@ _HOMES = {
     "partition": "tl_jax.training.partition",
     "save": "tl_jax.pretrained",
     "train_step": "tl_jax.training.step",
+    "verify": "tl_jax.verification.checking",
 }
 __all__ = [
     "__version__",
@@ -63,6 +64,7 @@ __all__ = [
     "partition",
     "save",
     "train_step",
+    "verify",
     "analysis",
     "data",
     "methods",
@@ -93,6 +95,7 @@ if TYPE_CHECKING:
     from tl_jax.training.optimizer import optimizer
     from tl_jax.training.partition import combine, partition
     from tl_jax.training.step import train_step
+    from tl_jax.verification.checking import verify
 
 
 def __getattr__(name: str) -> Any:

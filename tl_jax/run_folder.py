@@ -103,7 +103,7 @@ class RunFolder:
             hint = f"the run {self.path} was made from {recorded['source']}; if that moved, give --model"
             raise InputError(f"{e}\n{hint}") from None
         if recorded["files"]:
-            pretrained.verify(source, recorded["files"])
+            pretrained.check_unchanged(source, recorded["files"])
         return source
 
     def source_for(self, model: str | None) -> pretrained.Source:

@@ -1,4 +1,4 @@
-"""Law 12: torch and tensorflow are never loaded by a run on texts or images, even where they are installed."""
+"""Law 12: torch and tensorflow are never loaded by a run on texts or images, even where they compute beside it."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ for command in commands:
         assert main(command) == 0, command
 import tl_jax
 tl_jax.open_run(commands[0][-1]).export(commands[0][-1] + "-exported")
+verified = tl_jax.verify(commands[0][-1] + "-exported")
+assert verified.passed and verified.against == "reference", verified
 print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
 """
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tl_jax.errors import InputError
-from tl_jax.pretrained import Source, fingerprint, verify
+from tl_jax.pretrained import Source, check_unchanged, fingerprint
 from tl_jax.pretrained.sources import model_files
 
 FILES = {
@@ -45,7 +45,7 @@ def test_each_file_of_the_model_and_no_other(source: Source) -> None:
 def test_other_files_may_change(source: Source, name: str) -> None:
     recorded = fingerprint(source)
     (source.folder / name).write_bytes(b"something else")
-    verify(source, recorded)
+    check_unchanged(source, recorded)
 
 
 def test_every_file_that_changed_is_named(source: Source) -> None:
@@ -54,7 +54,7 @@ def test_every_file_that_changed_is_named(source: Source) -> None:
     (source.folder / "vocab.txt").unlink()
     (source.folder / "modules.json").write_text("[]")
     with pytest.raises(InputError) as caught:
-        verify(source, recorded)
+        check_unchanged(source, recorded)
     assert str(caught.value).splitlines() == [
         f"the weights in {source.folder} are not those recorded for this run:",
         "  model.safetensors has changed",
@@ -68,8 +68,8 @@ def test_a_folder_that_moved(source: Source, tmp_path: Path) -> None:
     moved = tmp_path.with_name("moved")
     source.folder.rename(moved)
     with pytest.raises(InputError, match=f"folder {tmp_path} is gone"):
-        verify(source, recorded)
-    verify(Source("some/model", moved), recorded)
+        check_unchanged(source, recorded)
+    check_unchanged(Source("some/model", moved), recorded)
 
 
 @pytest.mark.parametrize(

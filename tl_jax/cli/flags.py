@@ -105,6 +105,7 @@ TABLE: dict[str, tuple[Flag, ...]] = {
     "weights": (
         Flag("--dtype", "what they are stored as: float32, bfloat16, float16, float64", default="as they are"),
         Flag("--max-shard-size", "split files above this size: 2GB, 500MB", metavar="SIZE", default="one file"),
+        Flag("--against", "what they are compared with: reference, golden, structure", default="the best there is"),
     ),
     "output": (
         Flag("--format", "how results are printed", metavar="HOW"),

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from tl_jax import __version__
-from tl_jax.cli import compare, console, convert, evaluate, export, finetune, foreign, inspect, predict
+from tl_jax.cli import compare, console, convert, evaluate, export, finetune, foreign, inspect, predict, verify
 from tl_jax.errors import InputError, did_you_mean
 
 OURS, INPUT, INTERRUPTED = 1, 2, 130
@@ -28,6 +28,7 @@ COMMANDS = {
     "export": export,
     "inspect": inspect,
     "convert": convert,
+    "verify": verify,
 }
 
 

@@ -10,6 +10,7 @@ _HOMES = {
     "OwnTokenizer": "own_tokenizer",
     "Source": "sources",
     "TextProcessor": "tokenizer",
+    "check_unchanged": "sources",
     "convert": "converting",
     "fingerprint": "sources",
     "load": "loading",
@@ -17,13 +18,13 @@ _HOMES = {
     "reads_images": "loading",
     "resolve": "hub",
     "save": "saving",
-    "verify": "sources",
 }
 __all__ = [
     "ImageProcessor",
     "OwnTokenizer",
     "Source",
     "TextProcessor",
+    "check_unchanged",
     "convert",
     "fingerprint",
     "load",
@@ -31,7 +32,6 @@ __all__ = [
     "reads_images",
     "resolve",
     "save",
-    "verify",
 ]
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from tl_jax.pretrained.own_files import load_into
     from tl_jax.pretrained.own_tokenizer import OwnTokenizer
     from tl_jax.pretrained.saving import save
-    from tl_jax.pretrained.sources import Source, fingerprint, verify
+    from tl_jax.pretrained.sources import Source, check_unchanged, fingerprint
     from tl_jax.pretrained.tokenizer import TextProcessor
 
 

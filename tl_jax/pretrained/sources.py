@@ -87,7 +87,7 @@ def fingerprint(source: Source | Path) -> dict[str, str]:
     return {name: _sha256(path) for name, path in model_files(folder).items()}
 
 
-def verify(source: Source, recorded: Mapping[str, str]) -> None:
+def check_unchanged(source: Source, recorded: Mapping[str, str]) -> None:
     """Check that the model's files are those of a `fingerprint` recorded earlier.
 
     Raises `InputError` naming every file that is gone, changed or new.
