@@ -24,8 +24,9 @@ for command in commands:
         assert main(command) == 0, command
 import tl_jax
 tl_jax.open_run(commands[0][-1]).export(commands[0][-1] + "-exported")
-verified = tl_jax.verify(commands[0][-1] + "-exported")
-assert verified.passed and verified.against == "reference", verified
+if sys.argv[2] == "texts":
+    verified = tl_jax.verify(commands[0][-1] + "-exported")
+    assert verified.passed and verified.against == "reference", verified
 print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
 """
 
@@ -50,7 +51,7 @@ def test_a_full_run_loads_neither_torch_nor_tensorflow(kind: str, tiny: Tiny, se
     assert find_spec("torch") and find_spec("transformers")  # the law is about where they are installed
     commands = commands_on(kind, tiny, seen, str(tmp_path / "run"))
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, json.dumps(commands)],
+        [sys.executable, "-c", SCRIPT, json.dumps(commands), kind],
         env=files.environment(),
         capture_output=True,
         text=True,
