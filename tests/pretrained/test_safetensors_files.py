@@ -120,6 +120,11 @@ def test_a_file_that_is_read_is_not_mapped(tmp_path: Path) -> None:
     assert kept.flags.owndata and kept.flags.writeable
 
 
+def test_a_file_that_the_system_does_not_open(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"cannot read {tmp_path}: Is a directory"):
+        Tensors([tmp_path])
+
+
 def test_a_file_that_is_cut_short_while_it_is_read(tmp_path: Path) -> None:
     write(path := tmp_path / "model.safetensors", {"a": np.arange(4096.0), "b": np.arange(4096.0)})
     found = Tensors([path])
