@@ -118,7 +118,7 @@ def test_it_says_that_it_opens_them(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_memory_holds_some_images_and_not_all(tmp_path: Path, store: FeatureStore) -> None:
-    pictures = [Picture(path) for path in sorted(files.write_folder(tmp_path / "a", 150).rglob("*.png"))]
+    pictures = [Picture(path) for path in sorted(files.write_folder(tmp_path / "a", 300).rglob("*.png"))]
     processor = ImageProcessor({"size": 96})
     prepare_images(pictures[:2], processor, store)  # what is imported and kept for good
     tracemalloc.start()
@@ -127,5 +127,5 @@ def test_memory_holds_some_images_and_not_all(tmp_path: Path, store: FeatureStor
         assert batch["image"].nbytes == 8 * 96 * 96 * 3 * 4
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    one = 96 * 96 * 3
-    assert 150 * one > 4_000_000 and peak < 8 * one * 16  # a batch as bytes and as float32, and another in the making
+    batch_bytes = 8 * 96 * 96 * 3 * 4
+    assert 300 * 96 * 96 * 3 > 8_000_000 and peak < 5 * batch_bytes  # one, and another in the making
