@@ -31,7 +31,8 @@ def test_the_defaults_are_transformers():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"vocab_size": None, "hidden_size": "6"}, "must have the numbers vocab_size, hidden_size$"),
+        ({"vocab_size": None, "hidden_size": None}, "must have the numbers vocab_size, hidden_size$"),
+        ({"hidden_size": "6"}, "hidden_size must be a whole number from 1 to .*, not '6'"),
         ({"num_attention_heads": 4}, "hidden_size 6 is not divisible by num_attention_heads 4"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type 'relative_key' is not supported"),
         ({"is_decoder": True}, "a BERT decoder"),

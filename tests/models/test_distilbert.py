@@ -24,7 +24,8 @@ def test_the_defaults_are_transformers():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"dim": None, "hidden_dim": "7"}, "of a DistilBERT must have the numbers dim, hidden_dim$"),
+        ({"dim": None, "hidden_dim": None}, "of a DistilBERT must have the numbers dim, hidden_dim$"),
+        ({"hidden_dim": "7"}, "hidden_dim must be a whole number from 1 to .*, not '7'"),
         ({"n_heads": 4}, "dim 6 is not divisible by n_heads 4"),
         ({"activation": "gelu_ne"}, "unknown activation 'gelu_ne'; did you mean 'gelu_new'"),
     ],
