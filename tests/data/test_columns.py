@@ -11,33 +11,33 @@ KINDS = ["a", "b", "a", "b"]
 
 def test_known_names_win():
     found = infer_columns(Dataset({"id": [1, 2, 3, 4], "Message": LONG, "intent": KINDS, "note": LONG}))
-    assert (found.text, found.label) == ("Message", "intent")
+    assert (found.input, found.label) == ("Message", "intent")
     assert str(found) == "text column 'Message', label column 'intent' (by name)"
 
 
 def test_a_better_known_name_wins_over_another():
     found = infer_columns(Dataset({"title": LONG, "text": LONG, "category": KINDS, "label": [0, 1, 2, 3]}))
-    assert (found.text, found.label) == ("text", "label")
+    assert (found.input, found.label) == ("text", "label")
 
 
 def test_content_decides_where_names_do_not():
     found = infer_columns(Dataset({"n": [1, 2, 3, 4], "x": LONG, "code": ["p1", "p2", "p3", "p4"], "y": KINDS}))
-    assert (found.text, found.label) == ("x", "y")
+    assert (found.input, found.label) == ("x", "y")
     assert "(by content: 20 characters on average)" in str(found) and "(by content: 2 values)" in str(found)
 
 
 def test_the_user_decides_over_names():
     dataset = Dataset({"text": LONG, "label": KINDS, "other": LONG, "class": KINDS})
     found = infer_columns(dataset, "other", "class")
-    assert (found.text, found.label) == ("other", "class")
+    assert (found.input, found.label) == ("other", "class")
     assert "(given)" in str(found)
-    assert infer_columns(dataset, label_column="class").text == "text"
+    assert infer_columns(dataset, label_column="class").input == "text"
     assert infer_columns(Dataset({"text": LONG, "label": LONG}), text_column="label", labelled=False).label is None
 
 
 def test_without_labels_none_is_looked_for():
     found = infer_columns(Dataset({"question": LONG}), labelled=False)
-    assert found == ("question", None, "text column 'question' (by name)")
+    assert found == ("question", None, "text column 'question' (by name)", "text")
 
 
 @pytest.mark.parametrize(

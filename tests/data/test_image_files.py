@@ -138,7 +138,7 @@ def test_a_table_that_names_images(header: str, column: str, how: str, tmp_path:
     (tmp_path / "train.csv").write_text("\n".join([header, *rows]))
     dataset = data.open(tmp_path / "train.csv").only
     columns = data.infer_image_columns(dataset)
-    assert (columns.image, columns.input, columns.label) == (column, column, "label")
+    assert (columns.role, columns.input, columns.label) == ("image", column, "label")
     assert str(columns).startswith(f"image column {column!r}") and how in str(columns)
     found = data.pictures(dataset, column)
     assert found[0].source == tmp_path / "pictures" / "bar" / "000.png"

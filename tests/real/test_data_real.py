@@ -44,13 +44,13 @@ def test_reading(name, counts, classes):
     assert {key: len(split) for key, split in splits.items()} == counts
     train = splits["train"]
     columns = data.infer_columns(train)
-    assert (columns.text, columns.label) == ("text", "label")
+    assert (columns.input, columns.label) == ("text", "label")
     labels = data.label_texts(train, columns.label)
     names = data.class_names(labels, train.source)
     assert len(names) == classes
     for split in splits.values():
         data.class_numbers(data.label_texts(split, columns.label), names, split.source)
-    held = data.holdout(train, columns.text, columns.label)
+    held = data.holdout(train, columns.input, columns.label)
     assert 0.08 < len(held.validation) / len(train) < 0.12 and held.notes == ()
     assert len(data.shots(labels, 16, seed=0).indices) == 16 * classes
 
@@ -64,7 +64,7 @@ def test_columns_of_other_sets(name, columns):
         pytest.skip(f"no {name} in {DATA} (set TL_JAX_DATA)")
     file = max(folder.glob("*.jsonl"), key=lambda path: path.stat().st_size)
     found = data.infer_columns(data.open(file)["train"])
-    assert (found.text, found.label) == columns
+    assert (found.input, found.label) == columns
 
 
 @pytest.mark.parametrize(("name", "most"), [("t_sst2", 0.27), ("t_banking77", 0.29)])

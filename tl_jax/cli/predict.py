@@ -98,7 +98,7 @@ def _images(arguments: Sequence[str], column: str | None) -> Iterator[Any]:
         elif lowered.endswith(TABLES) or ".npz" in lowered:
             dataset = data.to_score(data.open(argument))
             columns = data.infer_image_columns(dataset, column, labelled=False)
-            yield from data.pictures(dataset, columns.image)
+            yield from data.pictures(dataset, columns.input)
         else:
             yield argument
 

@@ -2,7 +2,7 @@
 
 from tl_jax.data.augmentation import Augmentation
 from tl_jax.data.batches import BucketedBatches, BucketedPasses, Passes, TrainBatches
-from tl_jax.data.columns import Columns, ImageColumns, infer_columns, infer_image_columns, pictures, texts
+from tl_jax.data.columns import Columns, infer_columns, infer_image_columns, pictures, texts
 from tl_jax.data.dataset import Dataset
 from tl_jax.data.division import Division, divide, to_score
 from tl_jax.data.encoded import Encoded, Examples, Feature, filled, shape_of
@@ -23,7 +23,6 @@ __all__ = [
     "infer_columns",
     "infer_image_columns",
     "Columns",
-    "ImageColumns",
     "texts",
     "pictures",
     "image_files",

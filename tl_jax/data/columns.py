@@ -29,45 +29,18 @@ IMAGE_NAMES: tuple[tuple[str, ...], ...] = (
 
 
 class Columns(NamedTuple):
-    """The chosen columns (`label` is None where none was asked for) and one line that says which and why."""
+    """The chosen columns (`label` is None where none was asked for) and one line that says which and why.
 
-    text: str
+    `input` is the one that a model reads, and `role` what is in it: "text" or "image".
+    """
+
+    input: str
     label: str | None
     explanation: str
+    role: str = "text"
 
     def __str__(self) -> str:
         return self.explanation
-
-    @property
-    def input(self) -> str:
-        """The column that a model reads."""
-        return self.text
-
-    @property
-    def role(self) -> str:
-        """What is in it."""
-        return "text"
-
-
-class ImageColumns(NamedTuple):
-    """The same of a data set of images."""
-
-    image: str
-    label: str | None
-    explanation: str
-
-    def __str__(self) -> str:
-        return self.explanation
-
-    @property
-    def input(self) -> str:
-        """The column that a model reads."""
-        return self.image
-
-    @property
-    def role(self) -> str:
-        """What is in it."""
-        return "image"
 
 
 def infer_columns(
@@ -101,7 +74,7 @@ def infer_columns(
 
 def infer_image_columns(
     dataset: Dataset, image_column: str | None = None, label_column: str | None = None, *, labelled: bool = True
-) -> ImageColumns:
+) -> Columns:
     """The image and label columns of `dataset`, as `infer_columns` does for texts.
 
     By content the image column is the only one of images, or of strings that all end as the names of images do.
@@ -119,7 +92,7 @@ def infer_image_columns(
         label, label_how = _by_name(dataset, LABEL_NAMES, "label", image), "by name"
         if label is None:
             label, label_how = _label_by_content(dataset, image)
-    return ImageColumns(image, label, _explain(image, image_how, label, label_how, "image"))
+    return Columns(image, label, _explain(image, image_how, label, label_how, "image"), "image")
 
 
 def pictures(dataset: Dataset, column: str) -> list[Picture]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from tl_jax.data.columns import Columns, ImageColumns, infer_columns, infer_image_columns, pictures
+from tl_jax.data.columns import Columns, infer_columns, infer_image_columns, pictures
 from tl_jax.data.dataset import Dataset
 from tl_jax.data.labels import class_names, class_numbers, label_texts
 from tl_jax.data.opening import Splits
@@ -17,7 +17,7 @@ from tl_jax.errors import InputError
 class Division(NamedTuple):
     """The parts of a run's data, None where there is none; `notes` are sentences to print."""
 
-    columns: Columns | ImageColumns
+    columns: Columns
     labels: tuple[str, ...]
     train: Dataset
     validation: Dataset | None
@@ -49,7 +49,7 @@ def divide(
     whole = data[name] if name else data.only
     if whole is data.get("validation"):
         raise InputError(f"--split {split}: the validation split chooses the best checkpoint and cannot be trained on")
-    columns: Columns | ImageColumns
+    columns: Columns
     if images:
         columns = infer_image_columns(whole, image_column, label_column)
     else:

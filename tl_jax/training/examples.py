@@ -32,7 +32,7 @@ def prepare(
     """
     assert columns.label is not None
     numbers = data.class_numbers(data.label_texts(dataset, columns.label), labels, dataset.source)
-    return prepare_texts(data.texts(dataset, columns.text), processor, max_length, numbers)
+    return prepare_texts(data.texts(dataset, columns.input), processor, max_length, numbers)
 
 
 def prepare_texts(texts: Sequence[str], processor: Any, max_length: int, targets: Any = None) -> Prepared:
