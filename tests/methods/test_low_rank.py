@@ -117,7 +117,7 @@ def test_factored_is_merged(
     variables = randomised(plan, rng)
     factored = logits(plan.model, variables, toy.batch)
     merged = logits(*merge(plan.model, variables), toy.batch)
-    assert difference(factored, merged) <= 2e-6
+    assert difference(factored, merged) <= 1e-5
     assert difference(factored, logits(plan.model, plan.variables, toy.batch)) > 1e-3  # the adapters do act
 
 
@@ -126,7 +126,7 @@ def test_factored_is_merged_under_a_shared_scope(shared: Any, rng: np.random.Gen
     assert sites_of(plan) == ["layers/dense"]
     variables = randomised(plan, rng)
     factored = logits(plan.model, variables, shared.batch)
-    assert difference(factored, logits(*merge(plan.model, variables), shared.batch)) <= 2e-6
+    assert difference(factored, logits(*merge(plan.model, variables), shared.batch)) <= 1e-5
 
 
 def test_the_merged_kernel_is_the_sum(mean: Any, rng: np.random.Generator) -> None:

@@ -33,5 +33,5 @@ def test_factored_is_merged_on_minilm(minilm: Path, rng: np.random.Generator, me
     apply = jax.jit(lambda variables, model: model.apply(variables, batch)["logits"], static_argnums=1)
     plain_model, plain = merge(plan.model, adapted)
     factored, merged = np.asarray(apply(adapted, plan.model)), np.asarray(apply(plain, plain_model))
-    assert np.abs(factored - merged).max() <= 2e-6 * np.abs(merged).max()
+    assert np.abs(factored - merged).max() <= 1e-5 * np.abs(merged).max()  # law 2's, as between any two programs
     assert np.abs(factored - np.asarray(apply(plan.variables, plan.model))).max() > 1e-2 * np.abs(merged).max()
