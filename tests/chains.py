@@ -4,6 +4,7 @@ plain    embeddings, layers with dropout, a pooled head: everything ordinary
 tied     the head reads the embedding's leaf (a tied `lm_head`)
 shared   three stages in one scope, told apart by a constant (ALBERT)
 normed   an image net with convolutions and batch norm
+resnet   a ResNet of two blocks, one of which projects its shortcut, and dropout below the head
 bert     a BERT of a few hundred parameters, with a head; `roberta`, `distilbert`, `vit` and `deit` likewise
 """
 
@@ -180,6 +181,22 @@ def vit(pooling: str = "pooler", model_type: str = "vit", **config: Any) -> Mode
 
 def deit(pooling: str = "mean") -> Model:
     return vit(pooling, "deit")
+
+
+RESNET = {
+    "num_channels": 2,
+    "embedding_size": 4,
+    "hidden_sizes": [4, 6],
+    "depths": [1, 1],
+    "layer_type": "basic",
+    "stem": "cifar",
+}
+
+
+def resnet() -> Model:
+    architecture = family("cifar_resnet")
+    stages = architecture.stages(architecture.CONFIG(RESNET), "pooler")
+    return Model((*stages, head_stage(LABELS, dropout=0.2, init_std=0.5)), inputs=("image",))
 
 
 def text(rng: np.random.Generator, rows: int = 3, length: int = 5) -> dict[str, np.ndarray]:

@@ -35,7 +35,7 @@ ORDER = (
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 EXEMPT = {"__init__.py"}  # the package's own face: it names every room and imports each only when asked
 
-LINEN = {"model.py", "models/layers.py"}
+LINEN = {"model.py", "models/layers.py", "models/conv_layers.py"}
 ORBAX = {"training/snapshot.py"}
 PLAIN = {"errors", "groups", "pictures", "rules", "data", "experiment", "cli"}  # rooms without jax
 NEVER = {"torch", "tensorflow", "sklearn", "transformers", "peft"}
@@ -136,6 +136,7 @@ def test_a_fault_is_found(tmp_path: Path, path: str, line: str, fault: str) -> N
         ("model.py", "from flax import linen as nn"),
         ("model.py", "from tl_jax.errors import InputError"),
         ("models/layers.py", "import flax.linen as nn"),
+        ("models/conv_layers.py", "import flax.linen as nn"),
         ("models/bert.py", "from tl_jax.models.layers import Dense"),
         ("models/bert.py", "from . import layers"),
         ("training/snapshot.py", "from orbax.checkpoint import v1"),

@@ -587,6 +587,16 @@ def test_the_reference_s_initialisers():
             assert abs(np.mean(leaf) / 0.05) < 6 / np.sqrt(leaf.size), path
 
 
+def test_an_example_stands_for_inputs_that_cannot_be_guessed(rng, seed):
+    model, inputs = chains.resnet(), chains.image(rng)
+    assert "shapes of image cannot be guessed" in fault(model.shapes)
+    known = replace(model, info=ModelInfo(example={"image": jax.ShapeDtypeStruct((1, 9, 9, 2), jnp.float32)}))
+    assert known == model
+    assert_same_bits(known.init(jax.random.key(seed)), model.init(jax.random.key(seed), inputs))
+    assert known.sites() == model.sites(inputs) and known.attach(model.stages[-1], at="head").shapes()
+    assert {site.kind for site in known.sites()} == {"conv", "norm"}
+
+
 # -- sites --------------------------------------------------------------------------------------------------------
 
 

@@ -41,7 +41,7 @@ STATE_KEYS: dict[str, str] = {
     "decoder_tokens": "i32 [B, T]",
     "decoder_mask": "bool [B, T]",
     "decoder_positions": "i32 [B, T]",
-    "hidden": "[B, T, D] compute dtype",
+    "hidden": "[B, T, D], or [B, H, W, C] of images, compute dtype",
     "memory": "[B, T, D] encoder output",
     "bias": "additive attention bias",
     "pooled": "[N, D] one vector per example",

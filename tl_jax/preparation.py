@@ -305,7 +305,7 @@ def _manifest(
         "loss": None if task.loss is None else getattr(task.loss, "__qualname__", type(task.loss).__qualname__),
         "model": {
             "source": None if source is None else source.name,
-            "folder": None if source is None else str(source.folder),
+            "folder": None if source is None else str(source.place),
             "revision": None if source is None else source.revision,
             "files": pretrained.fingerprint(source) if given is None else {},
             "variables": None if given is None else digest(given),

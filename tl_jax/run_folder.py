@@ -91,7 +91,7 @@ class RunFolder:
         """
         recorded = read_json(self.manifest_file)["model"]
         places = [recorded["source"], recorded["folder"]] if model is None else [str(model)]
-        name = next((place for place in places if place and Path(place).is_dir()), places[0])
+        name = next((place for place in places if place and Path(place).exists()), places[0])
         if name is None:
             raise InputError(
                 f"the run {self.path} was made from a model in memory, which a folder cannot bring back: "

@@ -8,7 +8,7 @@ import pytest
 from tests import chains
 from tests.parity import assert_close, assert_same_bits
 
-CHAINS = (chains.plain, chains.tied, chains.shared, chains.normed)
+CHAINS = (chains.plain, chains.tied, chains.shared, chains.normed, chains.resnet)
 CHAINS += (chains.bert, chains.roberta, chains.distilbert, chains.vit, chains.deit)
 MODES = ("evaluation", "training")
 

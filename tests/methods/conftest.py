@@ -13,7 +13,8 @@ import pytest
 
 from tl_jax.model import Model, ModelInfo, Stage
 from tl_jax.models import bert
-from tl_jax.models.layers import BatchNorm, Dense, Module, compact, head_stage
+from tl_jax.models.conv_layers import BatchNorm
+from tl_jax.models.layers import Dense, Module, compact, head_stage
 
 RAW = {
     "vocab_size": 40,
@@ -82,7 +83,7 @@ class Block(Module):
     @compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         x = jnp.tanh(Dense(self.width, dtype=self.dtype, name="dense")(x))
-        return BatchNorm(name="norm", dtype=self.dtype)(x, use_running_average=not train) if self.norm else x
+        return BatchNorm(name="norm", dtype=self.dtype)(x, train) if self.norm else x
 
 
 def _chain(rng: np.random.Generator, *blocks: Stage) -> Toy:

@@ -9,7 +9,8 @@ from tl_jax.errors import InputError
 from tl_jax.groups import FROZEN
 from tl_jax.methods import LinearSolver, lp_ft, probe
 from tl_jax.model import Model, Stage
-from tl_jax.models.layers import BatchNorm, Module, compact
+from tl_jax.models.conv_layers import BatchNorm
+from tl_jax.models.layers import Module, compact
 from tl_jax.rules import paths
 
 KEY = jax.random.key(1)
@@ -29,7 +30,7 @@ class Normed(Module):
 
     @compact
     def __call__(self, pooled: jax.Array, train: bool) -> jax.Array:
-        return BatchNorm(name="norm")(pooled, use_running_average=not train)
+        return BatchNorm(name="norm")(pooled, train)
 
 
 @pytest.mark.parametrize("method", [probe(), lp_ft()])

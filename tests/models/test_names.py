@@ -4,9 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.models.test_families import SMALLEST
 from tl_jax.models.bert import NAMES
-from tl_jax.models.families import FAMILIES, family
-from tl_jax.models.names import Entry, NameMap, dense
+from tl_jax.models.families import FAMILIES
+from tl_jax.models.families import names as names_of
+from tl_jax.models.names import Entry, NameMap, batch_norm, convolution, dense
 
 WORD = st.from_regex(r"[a-zA-Z_]{1,6}", fullmatch=True)
 
@@ -14,7 +16,7 @@ WORD = st.from_regex(r"[a-zA-Z_]{1,6}", fullmatch=True)
 @pytest.mark.parametrize("model_type", FAMILIES)
 @given(st.data(), st.integers(0, 300), st.booleans())
 def test_the_names_of_a_family_are_two_way(model_type: str, data: st.DataObject, i: int, of_classifier: bool) -> None:
-    names = family(model_type).NAMES
+    names = names_of({"model_type": model_type, **SMALLEST.get(model_type, {})})
     entry = data.draw(st.sampled_from(names.classifier if of_classifier else names.entries))
     prefix = data.draw(st.sampled_from(["", *names.prefixes]))
     path = entry.canonical.format(i=i)
@@ -150,3 +152,24 @@ def test_a_path_may_have_another_name_in_a_classifiers_file() -> None:
     assert [names.gives_way(name, both) for name in both] == [True, False]
     assert not names.gives_way(both[0], both[:1]) and not names.gives_way("stranger", both)
     assert [names.is_classifiers(name) for name in (*both, "x.classifier.dense.weight")] == [False, True, False]
+
+
+def test_a_map_without_numbers_is_looked_up_by_equality() -> None:
+    """A deep ResNet's map has thousands of entries; dots are dots, and a path may have two names."""
+    names = NameMap(
+        (*batch_norm("a.norm", "blocks_0/norm_1", "layer1.0.bn1"), convolution("a.conv", "blocks_0/conv_1", "c")),
+        dense("last.1", "head", "fc"),
+        ("net.",),
+    )
+    assert names.to_canonical("net.layer1.0.bn1.running_var") == ("batch_stats/blocks_0/norm_1/var", "copy")
+    assert names.to_canonical("c.weight") == ("blocks_0/conv_1/kernel", "conv")
+    assert names.to_canonical("aXnorm.weight") is None and names.to_canonical("net.fc.weight") is None
+    assert names.to_foreign("batch_stats/blocks_0/norm_1/mean", "net.") == ("net.a.norm.running_mean", "copy")
+    assert names.to_foreign("head/kernel", "net.") == ("last.1.weight", "transpose")
+    assert names.is_classifiers("fc.bias") and not names.is_classifiers("c.weight")
+
+
+def test_alias_of_a_module_with_statistics() -> None:
+    names = NameMap(batch_norm("a.0.norm", "blocks_0/norm_1", "bn1"))
+    assert names.alias("a.0") == names.alias("bn1") == names.alias("a.0.norm") == "blocks_0/norm_1"
+    assert names.alias("bn1.running_mean") == "batch_stats/blocks_0/norm_1/mean"

@@ -1,14 +1,27 @@
-"""The families that can be loaded, one line each."""
+"""The families that can be loaded, one line each.
+
+A family's module has `CONFIG`, which makes its config of a config.json; `stages(config, pooling)`, the chain; and
+`NAMES`, its `NameMap` or a function that makes one of the config. Where it starts from images it also says
+
+    INPUTS        the state keys that the chain starts from, ("image",); its config has an `image_shape`, (H, W, C)
+    POOLINGS      the poolings there are to choose from
+    CLASSIFIER    what a classifier's class in transformers ends with, and the pooling that its head is over
+
+and where tensors alone tell a config, `infer(shapes by foreign name)` gives a config.json, or None for what is not the
+family's.
+"""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from types import ModuleType
+from typing import Any
 
 from tl_jax.errors import InputError, nearest
+from tl_jax.models.names import NameMap
 
-# model_type of a config.json: the module with its CONFIG, stages and NAMES, and what its classes' names begin with
+# model_type of a config.json: the module, and what its classes' names begin with ("": transformers has no class)
 FAMILIES = {
     "bert": ("tl_jax.models.bert", "Bert"),
     "roberta": ("tl_jax.models.roberta", "Roberta"),
@@ -17,6 +30,8 @@ FAMILIES = {
     "distilbert": ("tl_jax.models.distilbert", "DistilBert"),
     "vit": ("tl_jax.models.vit", "ViT"),
     "deit": ("tl_jax.models.deit", "DeiT"),
+    "resnet": ("tl_jax.models.resnet", "ResNet"),
+    "cifar_resnet": ("tl_jax.models.resnet", ""),
 }
 
 
@@ -25,9 +40,21 @@ def family(model_type: str) -> ModuleType:
     return importlib.import_module(_entry(model_type)[0])
 
 
+def names(config: Mapping[str, Any]) -> NameMap:
+    """The name map of the model that a config.json describes."""
+    module = family(config["model_type"])
+    known: NameMap = module.NAMES if isinstance(module.NAMES, NameMap) else module.NAMES(module.CONFIG(config))
+    return known
+
+
 def reads_images(model_type: str) -> bool:
     """Whether models of this type start from images; raises `InputError` as `family` does."""
     return "image" in getattr(family(model_type), "INPUTS", ())
+
+
+def has_class(model_type: str) -> bool:
+    """Whether transformers has classes of the family."""
+    return bool(_entry(model_type)[1])
 
 
 def class_name(model_type: str, kind: str) -> str:
@@ -35,13 +62,20 @@ def class_name(model_type: str, kind: str) -> str:
     return _entry(model_type)[1] + kind
 
 
-def named_like(names: Collection[str]) -> dict[str, int]:
+def infer(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any] | None:
+    """The config.json of a file by the shapes of its tensors, by foreign name; None where no family knows them."""
+    modules = [importlib.import_module(place) for place in dict.fromkeys(place for place, _ in FAMILIES.values())]
+    said = (module.infer(shapes) for module in modules if hasattr(module, "infer"))
+    return next((config for config in said if config is not None), None)
+
+
+def named_like(tensors: Collection[str]) -> dict[str, int]:
     """How many of these names of tensors are those of each module of families, by its families' `model_type`s."""
     modules: dict[str, list[str]] = {}
     for model_type, (module, _) in FAMILIES.items():
         modules.setdefault(module, []).append(model_type)
-    maps = {", ".join(types): family(types[0]).NAMES for types in modules.values()}
-    return {types: sum(known.to_canonical(name) is not None for name in names) for types, known in maps.items()}
+    maps = {", ".join(types): names({"model_type": types[0]}) for types in modules.values()}
+    return {types: sum(known.to_canonical(name) is not None for name in tensors) for types, known in maps.items()}
 
 
 def _entry(model_type: str) -> tuple[str, str]:

@@ -23,7 +23,6 @@ compact = nn.compact
 Dense = nn.Dense
 Embed = nn.Embed
 Conv = nn.Conv
-BatchNorm = nn.BatchNorm
 normal = nn.initializers.normal
 
 

@@ -21,7 +21,8 @@ writing gives the same names back.
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterator
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -30,6 +31,7 @@ Transform = Literal["copy", "transpose", "conv", "row"]
 
 # Stages a task may leave out of a chain, so that a file may hold tensors for one that the model lacks.
 ENDS = ("pooler", "head")
+STATISTICS = "batch_stats"  # the collection that leads the paths of what is no parameter
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Entry:
     `transform` says how the foreign layout becomes ours: "copy"; "transpose" for dense kernels, `[out, in]` to
     `[in, out]`; "conv" for convolutions, `[out, in, *space]` to `[*space, in, out]`; "row" for what has a leading axis
     of 1, which we leave out. `older` are other spellings of the foreign name, found in files or models of other
-    generations.
+    generations, or of other libraries.
     """
 
     foreign: str
@@ -48,9 +50,17 @@ class Entry:
     older: tuple[str, ...] = ()
 
 
-def dense(foreign: str, ours: str) -> tuple[Entry, Entry]:
-    """The entries of a dense layer."""
-    return Entry(f"{foreign}.weight", f"{ours}/kernel", "transpose"), Entry(f"{foreign}.bias", f"{ours}/bias")
+def dense(foreign: str, ours: str, *older: str) -> tuple[Entry, Entry]:
+    """The entries of a dense layer; `older` are other names of it."""
+    return (
+        Entry(f"{foreign}.weight", f"{ours}/kernel", "transpose", tuple(f"{name}.weight" for name in older)),
+        Entry(f"{foreign}.bias", f"{ours}/bias", older=tuple(f"{name}.bias" for name in older)),
+    )
+
+
+def convolution(foreign: str, ours: str, *older: str) -> Entry:
+    """The entry of a convolution without bias; `older` are other names of it."""
+    return Entry(f"{foreign}.weight", f"{ours}/kernel", "conv", tuple(f"{name}.weight" for name in older))
 
 
 def norm(foreign: str, ours: str) -> tuple[Entry, Entry]:
@@ -61,12 +71,48 @@ def norm(foreign: str, ours: str) -> tuple[Entry, Entry]:
     )
 
 
-class _Known(NamedTuple):
-    """A compiled template, the entry it is of, and whether that is one of the backbone's."""
+# What torch calls the parts of a batch norm, and we.
+_BATCH_NORM = (
+    ("weight", "{}/scale"),
+    ("bias", "{}/bias"),
+    ("running_mean", f"{STATISTICS}/{{}}/mean"),
+    ("running_var", f"{STATISTICS}/{{}}/var"),
+)
 
-    pattern: re.Pattern[str]
+
+def batch_norm(foreign: str, ours: str, *older: str) -> tuple[Entry, ...]:
+    """The entries of a batch norm, its statistics among them; `older` are other names of it."""
+    return tuple(
+        Entry(f"{foreign}.{part}", path.format(ours), older=tuple(f"{name}.{part}" for name in older))
+        for part, path in _BATCH_NORM
+    )
+
+
+class _Known(NamedTuple):
+    """An entry, whether it is one of the backbone's, and the numbers by which its template is the name looked up."""
+
     entry: Entry
     inside: bool
+    numbers: dict[str, str]
+
+
+class _Index:
+    """Entries by one of their names: those without a number by equality, for a deep net has thousands of them."""
+
+    def __init__(self, templates: Iterable[tuple[str, Entry, bool]]) -> None:
+        self._exact: dict[str, list[_Known]] = {}
+        self._patterns: list[tuple[re.Pattern[str], Entry, bool]] = []
+        for template, entry, inside in templates:
+            if "{" in template:
+                self._patterns.append((_pattern(template), entry, inside))
+            else:
+                self._exact.setdefault(template, []).append(_Known(entry, inside, {}))
+
+    def find(self, name: str) -> Iterator[_Known]:
+        yield from self._exact.get(name, ())
+        for pattern, entry, inside in self._patterns:
+            if found := pattern.fullmatch(name):
+                yield _Known(entry, inside, found.groupdict())
 
 
 @dataclass(frozen=True)
@@ -88,16 +134,15 @@ class NameMap:
     def __post_init__(self) -> None:
         foreign = [name for e in (*self.entries, *self.classifier) for name in (e.foreign, *e.older)]
         for names in (foreign, *([e.canonical for e in kind] for kind in (self.entries, self.classifier))):
-            if twice := sorted({name for name in names if names.count(name) > 1}):
+            if twice := sorted(name for name, times in Counter(names).items() if times > 1):
                 raise ValueError(f"named by two entries: {', '.join(twice)}")
 
     def to_canonical(self, foreign: str) -> tuple[str, Transform] | None:
         """Our path of a foreign name and how its layout becomes ours; None for a name that is not the family's."""
         for bare in self._without_prefix(foreign):
-            for pattern, entry, inside in self._readers:
-                found = pattern.fullmatch(bare)
-                if found and (inside or bare == foreign):
-                    return entry.canonical.format(**found.groupdict()), entry.transform
+            for entry, inside, numbers in self._readers.find(bare):
+                if inside or bare == foreign:
+                    return entry.canonical.format(**numbers), entry.transform
         return None
 
     def to_foreign(self, path: str, prefix: str = "", *, classifier: bool = False) -> tuple[str, Transform] | None:
@@ -105,15 +150,14 @@ class NameMap:
 
         A path that has two names has the one of the `classifier`'s file, if that is asked for.
         """
-        asked_first = sorted(self._writers, key=lambda known: known.inside == classifier)
-        for pattern, entry, inside in asked_first:
-            if found := pattern.fullmatch(path):
-                return (prefix if inside else "") + entry.foreign.format(**found.groupdict()), entry.transform
+        asked_first = sorted(self._writers.find(path), key=lambda known: known.inside == classifier)
+        for entry, inside, numbers in asked_first:
+            return (prefix if inside else "") + entry.foreign.format(**numbers), entry.transform
         return None
 
     def is_classifiers(self, foreign: str) -> bool:
         """Whether a name is one of those that a classifier's file has beside the backbone."""
-        return any(pattern.fullmatch(foreign) for pattern, _, inside in self._readers if not inside)
+        return any(not inside for _, inside, _ in self._readers.find(foreign))
 
     def gives_way(self, foreign: str, present: Container[str]) -> bool:
         """Whether a file whose names are `present` has the same path under a classifier's name, which is then read."""
@@ -143,8 +187,8 @@ class NameMap:
         found = [ours for entry in (*self.entries, *self.classifier) for ours in _aliases(entry, wanted)]
         if not found:
             return None
-        ours = "/".join(_common([path.split("/") for path, _ in found]))
         inner = not any(at_start for _, at_start in found)
+        ours = "/".join(_common([path.split("/") for path, at_start in found if inner or at_start]))
         vague = inner and "/" not in ours and not re.search(r"\d", ours)  # "output" says nothing about the place
         known = f"{ours}/".startswith(text.replace(".", "/") + "/")  # already a name of ours
         return None if vague or known or not ours else ours
@@ -154,21 +198,17 @@ class NameMap:
         yield from (foreign.removeprefix(prefix) for prefix in self.prefixes if foreign.startswith(prefix))
 
     @cached_property
-    def _readers(self) -> list[_Known]:
-        return [
-            _Known(_pattern(name), entry, inside)
-            for inside, entries in ((True, self.entries), (False, self.classifier))
-            for entry in entries
-            for name in (entry.foreign, *entry.older)
-        ]
+    def _readers(self) -> _Index:
+        return _Index((name, entry, inside) for entry, inside in self._all for name in (entry.foreign, *entry.older))
 
     @cached_property
-    def _writers(self) -> list[_Known]:
-        return [
-            _Known(_pattern(entry.canonical), entry, inside)
-            for inside, entries in ((True, self.entries), (False, self.classifier))
-            for entry in entries
-        ]
+    def _writers(self) -> _Index:
+        return _Index((entry.canonical, entry, inside) for entry, inside in self._all)
+
+    @property
+    def _all(self) -> Iterator[tuple[Entry, bool]]:
+        yield from ((entry, True) for entry in self.entries)
+        yield from ((entry, False) for entry in self.classifier)
 
 
 def _pattern(template: str) -> re.Pattern[str]:
@@ -181,7 +221,9 @@ def _aliases(entry: Entry, wanted: list[str]) -> Iterator[tuple[str, bool]]:
     for name in (entry.foreign, *entry.older):
         parts = name.split(".")
         for at in range(len(parts) - len(wanted) + 1):
-            ours = entry.canonical if at + len(wanted) == len(parts) else entry.canonical.rpartition("/")[0]
+            ours = entry.canonical
+            if at + len(wanted) < len(parts):  # a module, which has the parameters and the statistics
+                ours = ours.removeprefix(f"{STATISTICS}/").rpartition("/")[0]
             for part, word in zip(parts[at:], wanted, strict=False):
                 if part.startswith("{") and word.isdecimal():
                     ours = ours.replace(part, word)

@@ -17,7 +17,7 @@ import numpy as np
 
 from tl_jax.errors import InputError
 from tl_jax.models.families import named_like
-from tl_jax.models.names import ENDS, NameMap, Transform
+from tl_jax.models.names import ENDS, STATISTICS, NameMap, Transform
 from tl_jax.pretrained.malformed import plain
 from tl_jax.pretrained.tensor_files import Deferred, Tensors
 from tl_jax.rules import paths
@@ -27,11 +27,20 @@ _SHOWN = 40  # lines of a kind in an error
 
 @dataclass(frozen=True)
 class Converted:
-    """What a file holds, all `Deferred`: nested `params`, the `names` they come under, and what is `carried` over."""
+    """What a file holds, all `Deferred`: nested `params`, the `names` they come under, and what is `carried` over.
+
+    `statistics` are what norms keep, nested likewise; their paths in `names` begin with the collection, `batch_stats`.
+    """
 
     params: dict[str, Any]
     names: dict[str, str]
     carried: dict[str, Deferred]
+    statistics: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """`{"params": …}`, with `batch_stats` where there are any."""
+        return {"params": self.params} | ({STATISTICS: self.statistics} if self.statistics else {})
 
 
 def to_canonical(
@@ -81,19 +90,23 @@ def to_canonical(
     if faults:
         raise InputError(faults.message(where, names, tensors.specs))
     params: dict[str, Any] = {}
+    statistics: dict[str, Any] = {}
     for path in expected:
         name, transform = found[path]
         stored = tensors.deferred(name)
         kept = stored.dtype if dtype is None else dtype
-        _put(params, path, Deferred(expected[path], kept, partial(_read, stored, transform, kept)))
+        inside = path.removeprefix(f"{STATISTICS}/")
+        deferred = Deferred(expected[path], kept, partial(_read, stored, transform, kept))
+        _put(params if inside == path else statistics, inside, deferred)
     used = {path: name for path, (name, _) in found.items()}
-    return Converted(params, used, {name: tensors.deferred(name) for name in carried})
+    return Converted(params, used, {name: tensors.deferred(name) for name in carried}, statistics)
 
 
 def to_foreign(
     params: Mapping[str, Any], names: NameMap, as_read: Mapping[str, str], prefix: str = ""
 ) -> dict[str, Deferred]:
-    """Nested params under foreign names: those of `as_read` (path to name), else the family's present ones.
+    """Nested params, or whole variables, under foreign names: those of `as_read` (path to name), else the family's
+    present ones.
 
     `prefix` precedes the latter's backbone; params with a head have the names of a classifier's file. Dtypes stay. The
     leaves are arrays of any kind, on any device, or `Deferred`. Raises `InputError` for parameters the family has no
@@ -101,8 +114,10 @@ def to_foreign(
     """
     tensors: dict[str, Deferred] = {}
     nameless = []
-    for path, leaf in paths(params).items():
-        known = names.to_foreign(path, prefix, classifier="head" in params)
+    leaves = paths(params)
+    classifier = any(path.startswith("head/") for path in leaves)
+    for path, leaf in leaves.items():
+        known = names.to_foreign(path, prefix, classifier=classifier)
         if known is None:
             nameless.append(path)
         else:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tl_jax.errors import InputError, did_you_mean
 from tl_jax.pretrained.sources import FILES, Source, has_weights, model_files, patterns
+from tl_jax.pretrained.weights import SUFFIXES as WEIGHT_SUFFIXES
 from tl_jax.pretrained.weights import no_weights
 
 _log = logging.getLogger(__name__)
@@ -18,7 +19,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def resolve(name_or_folder: str | os.PathLike[str] | Source, revision: str | None = None) -> Source:
-    """The folder of a model: the folder given, or a snapshot of the hub repository `org/name`.
+    """Where a model lies: the folder or the file of weights given, or a snapshot of the hub repository `org/name`.
 
     `revision` is a branch, tag or commit of the repository. Without a network a complete snapshot in the hub's cache
     serves, with a warning that says so. Raises `InputError` for a name that is neither, a repository or revision that
@@ -33,13 +34,19 @@ def resolve(name_or_folder: str | os.PathLike[str] | Source, revision: str | Non
             raise InputError(f"{name} is a folder, which has no revision {revision!r}: that is for hub repositories")
         return Source(name, folder.resolve())
     if folder.is_file():
-        raise InputError(f"{name} is a file: give the folder it lies in")
+        if folder.suffix not in WEIGHT_SUFFIXES:
+            raise InputError(f"{name} is a file: give the folder it lies in, or weights ({', '.join(WEIGHT_SUFFIXES)})")
+        if revision is not None:
+            raise InputError(f"{name} is a file, which has no revision {revision!r}: that is for hub repositories")
+        return Source(name, folder.resolve().parent, file=folder.name)
+    if folder.suffix in WEIGHT_SUFFIXES and folder.parent.is_dir():
+        raise InputError(f"there is no file {name}{_nearest(folder, Path.is_file)}")
     if not _REPOSITORY.fullmatch(name):
         raise InputError(
-            f"there is no folder {name}{_nearest_folder(folder)}; "
+            f"there is no folder {name}{_nearest(folder)}; "
             "a repository of the hub is given as org/name, like google-bert/bert-base-uncased"
         )
-    return _fetch(name, revision, hint=_nearest_folder(folder))
+    return _fetch(name, revision, hint=_nearest(folder))
 
 
 def config_of(name: str) -> Path | None:
@@ -109,11 +116,11 @@ def _fetch(name: str, revision: str | None, hint: str) -> Source:
     return source
 
 
-def _nearest_folder(folder: Path) -> str:
-    """The tail of a message: the sibling folders whose names are like that of a folder that does not exist."""
+def _nearest(missing: Path, kind: Callable[[Path], bool] = Path.is_dir) -> str:
+    """The tail of a message: the siblings of that kind whose names are like that of one that does not exist."""
     try:
-        siblings = [p.name for p in folder.parent.iterdir() if p.is_dir()]
+        siblings = [p.name for p in missing.parent.iterdir() if kind(p)]
     except OSError:
         return ""
-    hint = did_you_mean(folder.name, siblings)
+    hint = did_you_mean(missing.name, siblings)
     return hint if hint.endswith("?") else ""  # not the list of all of them

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +19,8 @@ from tl_jax.errors import InputError, did_you_mean
 from tl_jax.inspection import not_finite
 from tl_jax.model import Model, ModelInfo, Stage
 from tl_jax.models import families
-from tl_jax.models.families import family
+from tl_jax.models.families import FAMILIES, family, infer
+from tl_jax.models.families import names as names_of
 from tl_jax.models.heads import classifier
 from tl_jax.models.names import Entry, NameMap
 from tl_jax.pretrained import links, weights
@@ -30,6 +31,7 @@ from tl_jax.pretrained.json_files import read_json
 from tl_jax.pretrained.own_files import MODEL_TYPE
 from tl_jax.pretrained.pooling import Modules, choose, choose_for_images, read_modules
 from tl_jax.pretrained.sources import Source, model_files
+from tl_jax.pretrained.tensor_files import Tensors
 from tl_jax.pretrained.tokenizer import TextProcessor
 from tl_jax.rules import map_paths, paths
 
@@ -49,23 +51,26 @@ def load(
     dtype: str | None = None,
     revision: str | None = None,
     image_size: int | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> tuple[Model, dict[str, Any]]:
-    """Load pretrained weights: the model, and its variables `{"params": nested dict of numpy arrays}`.
+    """Load pretrained weights: the model, and its variables `{"params": nested dict of numpy arrays}`, with
+    `batch_stats` where it has batch norms.
 
-    `name_or_folder` is a folder in Hugging Face's format or a hub repository `org/name` (at `revision`); its weights
-    are safetensors, or else PyTorch's files. `pooling` says how a text or an image becomes one vector: "cls", "mean",
-    "last", "pooler", or "auto", as the checkpoint does; for images also "classifier", as the class with a head does
-    that transformers has for them. `image_size` is the side of the square that images become, where it is not to be the
-    checkpoint's. Parameters keep the file's dtype unless `dtype` asks for another. A classifier's head comes along
-    where the checkpoint has one and the pooling in effect is the one it was trained on; its class names are
-    `model.info.labels`.
+    `name_or_folder` is a folder in Hugging Face's format, a hub repository `org/name` (at `revision`), or one file of
+    tensors; weights are safetensors, or else PyTorch's files. What a config.json would say beside a file is told from
+    its tensors, for families whose tensors tell it (ResNets), with the keys of `config` put in. `pooling` says how a
+    text or an image becomes one vector: "cls", "mean", "last", "pooler", or "auto", as the checkpoint does; for images
+    also "classifier", as the class with a head does that transformers has for them. `image_size` is the side of the
+    square that images become, where it is not to be the checkpoint's. Parameters keep the file's dtype unless `dtype`
+    asks for another. A classifier's head comes along where the checkpoint has one and the pooling in effect is the one
+    it was trained on; its class names are `model.info.labels`.
 
     The arrays are in memory of their own, valid whatever becomes of the files, and beside them no more than two tensors
     are held at any time. Numbers that are NaN or infinite are warned of. Raises `InputError` for all that cannot be
     read, with every missing, extra and misshapen tensor at once.
     """
     model, variables = load_deferred(
-        name_or_folder, pooling=pooling, dtype=dtype, revision=revision, image_size=image_size
+        name_or_folder, pooling=pooling, dtype=dtype, revision=revision, image_size=image_size, config=config
     )
     variables = map_paths(lambda _, leaf: np.asarray(leaf), variables)
     carried = {name: np.asarray(tensor) for name, tensor in model.info.carried.items()}
@@ -80,52 +85,61 @@ def load_deferred(
     dtype: str | None = None,
     revision: str | None = None,
     image_size: int | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> tuple[Model, dict[str, Any]]:
     """`load` without reading a tensor: every leaf is `Deferred`, and so is what the model carries over."""
     if dtype is not None and dtype not in DTYPES:
         raise InputError(f"unknown dtype {dtype!r}{did_you_mean(dtype, DTYPES)}")
     source = resolve(name_or_folder, revision)
     folder = source.folder
-    links.check(folder, model_files(folder).values())
-    config = _read_config(folder)
-    architecture = family(config["model_type"])
-    names: NameMap = architecture.NAMES
-    tensors = weights.read(folder)
-    known_paths = (known[0] for name in tensors if (known := names.to_canonical(name)))
+    if source.file is None:
+        if config is not None:
+            raise InputError(f"{folder} has a config.json to say what it is: config= is for a file of tensors")
+        links.check(folder, model_files(folder).values())
+        config = _read_config(folder)
+        _ = family(config["model_type"])  # told before anything is read
+        tensors = weights.read(folder)
+    else:
+        tensors = weights.read_file(source.place)
+        config = _config_of(tensors, config, source.place)
+    architecture, names = family(config["model_type"]), names_of(config)
+    there = [known[0] for name in tensors if (known := names.to_canonical(name))]
     images = families.reads_images(config["model_type"])
     if image_size is not None and not images:
         raise InputError(f"a {config['model_type']} reads texts, which have no image size")
 
     if images:
-        chosen, dense = choose_for_images(pooling, architecture, config, known_paths), None
-        labels = _labels(config) if _image_head(config, architecture, chosen) else None
+        chosen, dense = choose_for_images(pooling, architecture, config, there), None
+        labels = _labels(config) if _image_head(config, architecture, chosen, there) else None
     else:
-        modules = _modules(folder, pooling)
-        chosen = choose(pooling, modules, known_paths)
+        modules = None if source.file else _modules(folder, pooling)
+        chosen = choose(pooling, modules, there)
         labels, dense = _find_head(folder, config, modules, chosen, auto=pooling == "auto")
     model = _chain(architecture, config, chosen, labels)
 
     expected = {path: tuple(leaf.shape) for path, leaf in paths(model.shapes()).items()}
     in_dense = {path: expected.pop(path) for path in list(expected) if dense and path.startswith("head/")}
     kept = None if dtype is None else jnp.dtype(dtype)
-    read = to_canonical(tensors, names, expected, str(folder), kept)
-    params = read.params
+    read = to_canonical(tensors, names, expected, str(source.place), kept)
+    variables = read.variables
     if dense is not None:
-        params |= to_canonical(weights.read(dense), DENSE_HEAD, in_dense, str(dense), kept).params
+        variables["params"] |= to_canonical(weights.read(dense), DENSE_HEAD, in_dense, str(dense), kept).params
     settings = architecture.CONFIG(config)
     if image_size is not None:
         if hasattr(architecture, "at_size"):
-            params = architecture.at_size(params, settings, image_size)
+            variables["params"] = architecture.at_size(variables["params"], settings, image_size)
         config = {**config, "image_size": image_size}
         model = _chain(architecture, config, chosen, labels)
     rows = expected["embeddings/token/embedding"][0] if "embeddings/token/embedding" in expected else None
+    if images:
+        processor: Any = _image_processor(folder, settings, image_size)
+    else:
+        processor = None if source.file else TextProcessor.read(folder, settings.positions, rows)
     info = ModelInfo(
         family=config["model_type"],
         config=config,
         source=source,
-        processor=_image_processor(folder, settings, image_size)
-        if images
-        else TextProcessor.read(folder, settings.positions, rows),
+        processor=processor,
         pooling=chosen,
         names=read.names,
         carried=read.carried,
@@ -133,20 +147,27 @@ def load_deferred(
         alias=names.alias,
         example=model.info.example,
     )
-    return replace(model, info=info), {"params": params}
+    return replace(model, info=info), variables
+
+
+def _config_of(tensors: Tensors, given: Mapping[str, Any] | None, place: Path) -> dict[str, Any]:
+    """What a config.json beside a file of tensors would say: what they tell, and what is given."""
+    told = infer({name: spec.shape for name, spec in tensors.specs.items()}) or {}
+    config = {**told, **(given or {})}
+    if not isinstance(config.get("model_type"), str):
+        raise InputError(
+            f"{place} holds tensors alone, and they do not tell what model they are of: give the folder they lie in, "
+            f"with its config.json, or config={{'model_type': …}} with one of {', '.join(FAMILIES)}"
+        )
+    return config
 
 
 def _warn_of_no_numbers(variables: Mapping[str, Any], source: Source) -> None:
     """Say which tensors hold numbers that are NaN or infinite, and how many."""
     counts = {path: not_finite(leaf) for path, leaf in paths(variables).items()}
     if bad := [f"{path} ({count:,})" for path, count in counts.items() if count]:
-        more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
-        _log.warning(
-            "%s: numbers that are NaN or infinite are in %d tensors: %s",
-            source,
-            len(bad),
-            ", ".join(bad[:_SHOWN]) + more,
-        )
+        shown = ", ".join(bad[:_SHOWN]) + (f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else "")
+        _log.warning("%s: numbers that are NaN or infinite are in %d tensors: %s", source, len(bad), shown)
 
 
 def reads_images(name: str) -> bool:
@@ -178,11 +199,16 @@ def _image_processor(folder: Path, settings: Any, size: int | None) -> ImageProc
     return found if found is None or size is None else found.at_size(size)
 
 
-def _image_head(config: Mapping[str, Any], architecture: ModuleType, pooling: str) -> bool:
-    """Whether a checkpoint of images has a head, and that is over this pooling."""
+def _image_head(config: Mapping[str, Any], architecture: ModuleType, pooling: str, paths: Collection[str]) -> bool:
+    """Whether a checkpoint of images has a head, and that is over this pooling.
+
+    The class says so; where there is none to say, what the file holds, whose canonical paths are `paths`.
+    """
     kind, over = architecture.CLASSIFIER
+    kinds = (kind, *getattr(architecture, "HEADS", ()))
     named = [str(name) for name in config.get("architectures") or ()]
-    return pooling == over and any(name.endswith((kind, *getattr(architecture, "HEADS", ()))) for name in named)
+    has_head = any(name.endswith(kinds) for name in named) if named else "head/kernel" in paths
+    return pooling == over and has_head
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -17,9 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from tl_jax.errors import InputError, did_you_mean
-from tl_jax.model import Model
-from tl_jax.models.families import class_name, family, reads_images
-from tl_jax.models.names import NameMap
+from tl_jax.model import Model, ModelInfo
+from tl_jax.models.families import class_name, family, has_class, reads_images
+from tl_jax.models.families import names as names_of
+from tl_jax.models.names import STATISTICS, NameMap
 from tl_jax.pretrained.conversion import prefix, to_foreign
 from tl_jax.pretrained.image_processor import ImageProcessor
 from tl_jax.pretrained.json_files import write_json
@@ -33,6 +34,7 @@ from tl_jax.rules import paths
 
 _MODULE = "sentence_transformers.models."
 FORMATS = ("hf", "sentence-transformers")
+_COUNT = "num_batches_tracked"
 
 
 def save(
@@ -50,12 +52,13 @@ def save(
 
     An encoder is written as it was read: its class, its tensors' names, and those carried over. A classifier over
     `pooler` pooling becomes the class `…ForSequenceClassification`, with `labels` (default: the model's) in its config;
-    one of images, over its family's own pooling, the class `…ForImageClassification`. A classifier of texts over `cls`,
+    one of images over its family's own pooling the class `…ForImageClassification`. A classifier of texts over `cls`,
     `mean` or `last` pooling, which no class of transformers describes, becomes a sentence-transformers folder whose
     `2_Dense` is the head; `load` reads that head back with its labels. `format` insists on one of the two, "hf" or
-    "sentence-transformers". Parameters keep their dtypes. `max_shard_size` (bytes, or "5GB") splits the weights; `card`
-    becomes README.md. Somebody's own network, of which transformers has no class, is written under its own paths, for
-    `tl.load(folder, model=…)`.
+    "sentence-transformers". What was read from a file alone is written as the class's own folder; the counts of batches
+    that its norms lack are 0. A family of which transformers has no class keeps its names, for `load`. Parameters keep
+    their dtypes. `max_shard_size` (bytes, or "5GB") splits the weights; `card` becomes README.md. Somebody's own
+    network, of which transformers has no class, is written under its own paths, for `tl.load(folder, model=…)`.
 
     All or nothing: the folder appears when it is complete. Raises `InputError` for a folder that has something in it
     (`overwrite` replaces a model, and nothing but a model), and for what the format cannot hold: adapters that are not
@@ -100,33 +103,35 @@ def _contents(model: Model, variables: Mapping[str, Any], labels: Sequence[str] 
         known = {} if named is None else _label_config(named, len(named))
         return _Contents({"model_type": MODEL_TYPE, **known}, tensors_of(variables), None, "", info.processor, None)
     _check_writable(model, variables)
-    architecture = family(info.family)
-    names: NameMap = architecture.NAMES
-    params = dict(variables["params"])
+    architecture, names = family(info.family), names_of(info.config)
+    kept = {collection: dict(tree) for collection, tree in variables.items() if collection != "adapters"}
     config = dict(info.config)
-    read_as = next(iter(config.get("architectures") or ()), None)
+    of_file = isinstance(info.source, Source) and info.source.file is not None
+    read_as = None if of_file else next(iter(config.get("architectures") or ()), None)
     dense = None
-    if "head" not in params:
+    if "head" not in kept["params"]:
         if labels is not None:
             raise InputError("labels belong to a classifier, and this model has no head")
         written_as = read_as or class_name(info.family, "Model")
     else:
-        config |= _label_config(labels if labels is not None else info.labels, params["head"]["kernel"].shape[-1])
+        head = kept["params"]["head"]
+        config |= _label_config(labels if labels is not None else info.labels, head["kernel"].shape[-1])
         config.pop("num_labels", None)  # transformers counts id2label
         if reads_images(info.family):
-            written_as = class_name(info.family, _image_class(architecture, info.pooling, params["head"]))
+            written_as = class_name(info.family, _image_class(architecture, info.pooling, head))
         elif info.pooling == "pooler":
             written_as = class_name(info.family, "ForSequenceClassification")
         else:
             written_as = class_name(info.family, "Model")
-            dense = to_foreign({"head": params.pop("head")}, DENSE_HEAD, {})
-    if written_as == read_as:
-        tensors = {**info.carried, **to_foreign(params, names, info.names)}
+            dense = to_foreign({"head": kept["params"].pop("head")}, DENSE_HEAD, {})
+    if has_class(info.family):
+        config["architectures"] = [written_as]
+    if written_as == read_as or not has_class(info.family):
+        tensors = {**info.carried, **to_foreign(kept, names, info.names)}
     else:  # the file of another class: its present names, and what belongs to the backbone of what was carried
         front = "" if written_as == class_name(info.family, "Model") else names.prefixes[0]
-        kept = _of_backbone(info.carried, names, prefix(info.names.values(), names), front)
-        tensors = {**kept, **to_foreign(params, names, {}, front)}
-    config["architectures"] = [written_as]
+        carried = _of_backbone(info.carried, names, prefix(info.names.values(), names), front)
+        tensors = {**carried, **to_foreign(kept, names, {}, front), **_counts(kept, names, info, front)}
     _set_dtype(config, tensors)
     return _Contents(config, tensors, dense, str(info.pooling), info.processor, info.source)
 
@@ -141,6 +146,25 @@ def _image_class(architecture: ModuleType, pooling: str | None, head: Mapping[st
         )
     others: tuple[str, ...] = tuple(getattr(architecture, "HEADS", ()))
     return str(kind) if head.keys() == {"kernel", "bias"} else others[0]
+
+
+def _counts(variables: Mapping[str, Any], names: NameMap, info: ModelInfo, front: str) -> dict[str, np.ndarray]:
+    """How many batches each batch norm has seen, under the names of the class that is written.
+
+    transformers misses them where they are not there, though nothing depends on them: the file's, or else 0.
+    """
+    counts = {}
+    for path in paths(variables):
+        if path.startswith(f"{STATISTICS}/") and path.endswith("/mean"):
+            read, written = info.names.get(path, ""), names.to_foreign(path, front) or ("", "copy")
+            known = info.carried.get(_count_of(read))
+            counts[_count_of(written[0])] = np.zeros((), np.int64) if known is None else known
+    return counts
+
+
+def _count_of(mean: str) -> str:
+    """The name of the count of batches beside the running mean of that name."""
+    return mean.removesuffix("running_mean") + _COUNT
 
 
 def _check_target(target: Path, overwrite: bool) -> None:
@@ -165,6 +189,10 @@ def _check_format(asked: str | None, model: Model, contents: _Contents) -> None:
         raise InputError(f"somebody's own network is written under its own paths: there is no {asked} form of it")
     if asked == "sentence-transformers" and reads_images(model.info.family):
         raise InputError("a sentence-transformers folder is of texts: --format hf holds a model of images")
+    if not has_class(model.info.family):
+        raise InputError(
+            f"transformers has no class that computes a {model.info.family}: without --format it is written for tl.load"
+        )
     pooling = contents.pooling
     if asked == "hf" and contents.dense is not None:
         raise InputError(
@@ -194,8 +222,8 @@ def _check_writable(model: Model, variables: Mapping[str, Any]) -> None:
         )
     if foreign := [name for name in model.names if name not in (*whole, "head")]:
         raise InputError(f"no class of transformers has the stages {', '.join(foreign)}")
-    expected = {path: tuple(leaf.shape) for path, leaf in paths(model.shapes()["params"]).items()}
-    given = {path: tuple(np.shape(leaf)) for path, leaf in paths(variables["params"]).items()}
+    expected = {path: tuple(leaf.shape) for path, leaf in paths(model.shapes()).items()}
+    given = {path: tuple(np.shape(leaf)) for path, leaf in paths(variables).items()}
     if wrong := sorted(path for path in {*expected, *given} if expected.get(path) != given.get(path)):
         raise InputError(
             "the params are not those of the model: "
@@ -216,7 +244,7 @@ def _label_config(labels: Sequence[str] | None, count: int) -> dict[str, Any]:
 
 def _of_backbone(carried: Mapping[str, Any], names: NameMap, read: str, front: str) -> dict[str, Any]:
     """The carried tensors that lie behind the prefix `read`, the head's left out, behind the prefix `front` instead."""
-    own = (name for name in carried if name.startswith(read))
+    own = (name for name in carried if name.startswith(read) and not name.endswith(_COUNT))
     return {front + name.removeprefix(read): carried[name] for name in own if not names.is_classifiers(name)}
 
 
@@ -239,7 +267,7 @@ def _write(contents: _Contents, folder: Path, max_shard_size: int | str | None) 
             _copy(path, folder / name)
     if contents.dense is not None:
         _write_modules(contents, contents.dense, folder)
-    elif isinstance(contents.source, Source) and contents.pooling != "pooler":
+    elif isinstance(contents.source, Source) and contents.source.file is None and contents.pooling != "pooler":
         _copy_modules(contents.source.folder, contents.pooling, contents.config, folder)
     for path in folder.rglob("*"):
         sync(path)

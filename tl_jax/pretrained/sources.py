@@ -47,14 +47,21 @@ _TORCH = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 @dataclass(frozen=True)
 class Source:
-    """A folder of weights: the `name` it was asked for by, the `folder`, and the hub's commit where it has one."""
+    """A folder of weights, or one `file` in it: the `name` it was asked for by, the `folder`, and the hub's commit
+    where it has one."""
 
     name: str
     folder: Path
     revision: str | None = None
+    file: str | None = None
+
+    @property
+    def place(self) -> Path:
+        """The file, or else the folder."""
+        return self.folder / self.file if self.file else self.folder
 
     def __str__(self) -> str:
-        return f"{self.name}@{self.revision}" if self.revision else str(self.folder)
+        return f"{self.name}@{self.revision}" if self.revision else str(self.place)
 
 
 def patterns(names: Iterable[str]) -> tuple[str, ...]:
@@ -82,6 +89,10 @@ def fingerprint(source: Source | Path) -> dict[str, str]:
     second per gigabyte and no memory.
     """
     folder = source.folder if isinstance(source, Source) else source
+    if isinstance(source, Source) and source.file is not None:
+        if not source.place.is_file():
+            raise InputError(f"the weights' file {source.place} is gone: give the place it was moved to")
+        return {source.file: _sha256(source.place)}
     if not folder.is_dir():
         raise InputError(f"the weights' folder {folder} is gone: give the place it was moved to")
     return {name: _sha256(path) for name, path in model_files(folder).items()}
@@ -99,7 +110,7 @@ def check_unchanged(source: Source, recorded: Mapping[str, str]) -> None:
         if now.get(name) != recorded.get(name)
     ]
     if faults:
-        raise InputError(f"the weights in {source.folder} are not those recorded for this run:\n" + "\n".join(faults))
+        raise InputError(f"the weights in {source.place} are not those recorded for this run:\n" + "\n".join(faults))
 
 
 def _found(folder: Path, wanted: Iterable[str]) -> list[str]:

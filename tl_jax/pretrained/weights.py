@@ -10,6 +10,8 @@ from tl_jax.errors import InputError
 from tl_jax.pretrained import safetensors_files, torch_files
 from tl_jax.pretrained.tensor_files import Tensors, read_folder
 
+SUFFIXES = (".safetensors", *torch_files.SUFFIXES)
+
 
 def read(folder: Path) -> Tensors:
     """The weights of a Hugging Face folder: one file, or the shards that an index names.
