@@ -15,15 +15,15 @@ KINDS = ("ResNetModel", "ResNetForImageClassification")
 def draw(rng: np.random.Generator, **given: Any) -> dict[str, Any]:
     """An odd configuration of transformers' ResNet: narrow, of two or three levels, no two widths alike.
 
-    Not narrower: behind a bottleneck of one channel a batch norm undoes whatever a kernel does, and what is left of its
-    gradient is rounding.
+    Not narrower: behind a bottleneck of few channels a batch norm undoes most of what a kernel does, and what is left
+    of its gradient is rounding.
     """
     levels = int(rng.choice([2, 3]))
     raw = {
         "model_type": "resnet",
         "num_channels": int(rng.integers(1, 5)),
         "embedding_size": int(rng.integers(3, 7)),
-        "hidden_sizes": sorted(rng.choice(range(12, 20), levels, replace=False).tolist()),
+        "hidden_sizes": sorted(rng.choice(range(20, 32), levels, replace=False).tolist()),
         "depths": rng.integers(1, 3, levels).tolist(),
         "layer_type": str(rng.choice(["basic", "bottleneck"])),
         "hidden_act": str(rng.choice(["relu", "gelu", "tanh", "leaky_relu"])),

@@ -167,9 +167,9 @@ def test_a_folder_has_no_revision(tmp_path: Path) -> None:
 
 
 def test_a_file_is_not_its_folder(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "config.json").touch()
     with pytest.raises(InputError, match="give the folder it lies in"):
-        resolve(tmp_path / "model.safetensors")
+        resolve(tmp_path / "config.json")
 
 
 def test_a_misspelt_folder_names_the_nearest(tmp_path: Path) -> None:

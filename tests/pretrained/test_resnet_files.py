@@ -20,7 +20,7 @@ from tests.parity import PARITY, assert_same_bits, relative
 from tests.pretrained.conftest import assert_same_tensors, outputs, pickle_weights, rewrite, tensors_of
 from tl_jax.errors import InputError
 from tl_jax.models.heads import classifier
-from tl_jax.pretrained import Source, fingerprint, load, save, verify
+from tl_jax.pretrained import Source, check_unchanged, fingerprint, load, save
 from tl_jax.pretrained.weights import read, read_file
 from tl_jax.rules import map_paths, paths
 
@@ -303,10 +303,10 @@ def test_a_file_is_known_by_its_own_sum(checkpoint: Any, tmp_path: Path) -> None
     recorded = fingerprint(source)
     assert list(recorded) == [path.name]
     (tmp_path / "config.json").write_text("{}")
-    verify(source, recorded)
+    check_unchanged(source, recorded)
     path.write_bytes(path.read_bytes() + b"\0")
     with pytest.raises(InputError, match=f"{path.name} has changed"):
-        verify(source, recorded)
+        check_unchanged(source, recorded)
     path.unlink()
     with pytest.raises(InputError, match="is gone"):
         fingerprint(source)
