@@ -6,6 +6,7 @@ shared   three stages in one scope, told apart by a constant (ALBERT)
 normed   an image net with convolutions and batch norm
 resnet   a ResNet of two blocks, one of which projects its shortcut, and dropout below the head
 bert     a BERT of a few hundred parameters, with a head; `roberta`, `distilbert`, `vit` and `deit` likewise
+llama    a language model with a tied head, layers told apart by windows; or a decoder with a pooler and a head
 """
 
 from __future__ import annotations
@@ -151,6 +152,27 @@ def roberta(pooling: str = "pooler", **config: Any) -> Model:
 def distilbert(pooling: str = "pooler", num_hidden_layers: int = 2) -> Model:
     raw = {"vocab_size": VOCABULARY, "dim": WIDTH, "n_layers": num_hidden_layers, "n_heads": 3, "hidden_dim": 7}
     return _encoder("distilbert", pooling, raw | {"max_position_embeddings": 16, "initializer_range": 0.3})
+
+
+def llama(pooling: str = "none", num_hidden_layers: int = 2) -> Model:
+    raw = {
+        "model_type": "smollm3",
+        "vocab_size": VOCABULARY,
+        "hidden_size": WIDTH,
+        "intermediate_size": 7,
+        "num_hidden_layers": num_hidden_layers,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 1,
+        "attention_bias": True,
+        "attention_dropout": 0.3,
+        "no_rope_layer_interval": 2,
+        "use_sliding_window": True,
+        "sliding_window": 2,
+    }
+    if pooling != "none":
+        return _encoder("smollm3", pooling, raw)
+    architecture = family("smollm3")
+    return Model(architecture.stages(architecture.CONFIG(raw), pooling))
 
 
 def _encoder(model_type: str, pooling: str, config: Any) -> Model:

@@ -17,7 +17,7 @@ ORDER = (
     ("rules",),
     ("hooks", "own", "scopes"),
     ("model",),
-    ("inspection", "models", "metrics"),
+    ("generation", "inspection", "models", "metrics"),
     ("pretrained", "parallel"),
     ("methods", "tasks", "data"),
     ("training",),
@@ -35,7 +35,7 @@ ORDER = (
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 EXEMPT = {"__init__.py"}  # the package's own face: it names every room and imports each only when asked
 
-LINEN = {"model.py", "models/layers.py", "models/conv_layers.py"}
+LINEN = {"model.py", "models/layers.py", "models/conv_layers.py", "models/decoder_layers.py"}
 ORBAX = {"training/snapshot.py"}
 PLAIN = {"errors", "groups", "pictures", "rules", "data", "experiment", "cli"}  # rooms without jax
 NEVER = {"torch", "tensorflow", "sklearn", "transformers", "peft"}

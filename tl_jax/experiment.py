@@ -18,7 +18,7 @@ _CHOICES = {
     "task": ("text_classification", "image_classification"),
     "augment": ("none", "crop", "flip", "crop+flip"),
     "corrupt": ("refuse", "skip"),
-    "pooling": ("auto", "cls", "mean", "last", "pooler"),
+    "pooling": ("auto", "cls", "mean", "last", "pooler", "none"),
     "optimizer": ("adamw", "adam", "sgd", "lion"),
     "schedule": ("linear", "cosine", "constant", "one_cycle", "slanted_triangular"),
     "precision": ("float32", "bfloat16"),

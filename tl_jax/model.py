@@ -45,7 +45,7 @@ STATE_KEYS: dict[str, str] = {
     "memory": "[B, T, D] encoder output",
     "bias": "additive attention bias",
     "pooled": "[N, D] one vector per example",
-    "logits": "f32 [N, labels]",
+    "logits": "f32 [N, labels], or [B, T, vocabulary] of a language model",
 }
 _OPTIONAL = frozenset({"noise", "starts"})  # a stage that reads one gets None where the state has none
 _FOREIGN_KEYS = {
@@ -96,8 +96,9 @@ class ModelInfo:
     """What is known of a model beside its computation; not part of the compilation key.
 
     `config` is the raw config.json; `source` says where the weights came from; `names` maps canonical paths to the
-    names they were read under, `carried` foreign names to tensors kept unread, so that writing gives both back.
-    `example` are inputs (shapes and dtypes alone) by which shapes are found where none are given.
+    names they were read under, `carried` foreign names to tensors kept unread, `copies` names under which a file
+    repeats a leaf to its path, so that writing gives all of them back. `example` are inputs (shapes and dtypes alone)
+    by which shapes are found where none are given.
     """
 
     family: str = ""
@@ -107,6 +108,7 @@ class ModelInfo:
     pooling: str | None = None
     names: Mapping[str, str] = field(default_factory=dict)
     carried: Mapping[str, Any] = field(default_factory=dict)
+    copies: Mapping[str, str] = field(default_factory=dict)
     labels: tuple[str, ...] | None = None
     alias: Callable[[str], str | None] | None = None  # foreign names, or parts of them, to ours
     example: Mapping[str, Any] | None = None
@@ -213,9 +215,16 @@ class Model:
 
     @property
     def packs(self) -> bool:
-        """Whether several examples may share a row: positions keep to their segment, and `pooled` is by example."""
+        """Whether several examples may share a row: positions keep to their segment, and what is by example, `pooled`,
+        is told where each starts."""
         reads = {key for stage in self.stages for key in stage.reads}
-        return {"segments", "starts"} <= reads and "mask" not in reads
+        return "segments" in reads and ("starts" in reads or self.by_token) and "mask" not in reads
+
+    @property
+    def by_token(self) -> bool:
+        """Whether the last stage makes logits of `hidden`, token by token, as a language model's head does."""
+        last = self.stages[-1]
+        return "logits" in last.writes and "hidden" in last.reads
 
     def index(self, at: str) -> int:
         """The place of a stage in the chain; raises `InputError` with the nearest names."""
@@ -382,7 +391,8 @@ class Model:
         module path. `key` is folded with a stage's index in the whole chain, so cuts see the same bits. With `mutable`
         (collections) the result is `(state, changed collections)`. Raises `InputError` for unknown state keys and
         stages, inputs, variables or keys that are missing, statistics that training would change while `mutable` lacks
-        them, and adapter leaves that no trace reads.
+        them, a cache that `mutable` lacks or tokens without positions where there is one, and adapter leaves that no
+        trace reads.
         """
         first = 0 if start is None else self.index(start)
         last = len(self.stages) if stop is None else self.index(stop)
@@ -396,6 +406,7 @@ class Model:
         for key_ in state:
             _check_key(key_, "the state")
         check_variables(variables)
+        self._check_cache(variables, state, first, mutable)
         state = _complete(state) if first == 0 else dict(state)
         adapters = Adapters(self.hooks, variables.get("adapters") or {})
         variables = {**variables, "params": adapters.override(variables["params"])}
@@ -433,6 +444,15 @@ class Model:
         ran = {stage.home for stage in self.stages[first:last]}
         adapters.check_read(lambda site: self._owner(site) in ran)
         return (state, changed) if mutable else state
+
+    def _check_cache(self, variables: Variables, state: State, first: int, mutable: tuple[str, ...]) -> None:
+        """A cache is written to, and what comes next is not at position 0: neither can be guessed."""
+        if "cache" not in variables:
+            return
+        if "cache" not in mutable:
+            raise InputError("the variables hold a cache, which attention adds to: name it in `mutable`")
+        if first == 0 and "positions" not in state and any("positions" in stage.reads for stage in self.stages):
+            raise InputError("behind what a cache holds tokens do not start at position 0: give their `positions`")
 
 
 _FAULTS: dict[type[Exception], str] = {

@@ -9,7 +9,7 @@ from tests import chains
 from tests.parity import assert_close, assert_same_bits
 
 CHAINS = (chains.plain, chains.tied, chains.shared, chains.normed, chains.resnet)
-CHAINS += (chains.bert, chains.roberta, chains.distilbert, chains.vit, chains.deit)
+CHAINS += (chains.bert, chains.roberta, chains.distilbert, chains.vit, chains.deit, chains.llama)
 MODES = ("evaluation", "training")
 
 

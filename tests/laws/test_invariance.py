@@ -70,6 +70,8 @@ def packed(chosen: list[dict[str, Any]], bins: list[list[int]], length: int) -> 
         (chains.bert, "training", "pooler"),
         (chains.roberta, "training", "pooler"),
         (chains.distilbert, "training", "pooler"),
+        (chains.llama, "training", "last"),
+        (chains.llama, "evaluation", "mean"),
     ],
 )
 def test_loss_and_gradient_do_not_know_the_layout(chain, mode, pooling, rng, seed):

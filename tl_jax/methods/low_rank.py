@@ -35,6 +35,8 @@ _ALL = "all"
 class Lora(Spec):
     """Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685): the adapters and the head train, the base is frozen.
 
+    The head of a language model is as pre-trained as the rest: it is of the base.
+
     `targets` is a regular expression over module paths, its alternatives separated by `|`. Each must match a run of
     whole path components of some dense module outside the head: `query` is every module of that name,
     `attention/query` the same below `attention`, `attention` every dense module below it, `layers_[01]` those of two
@@ -75,7 +77,7 @@ class Lora(Spec):
         variables = {**variables, "adapters": {**variables.get("adapters", {}), self.name: leaves}}
         rules = (
             Rule(under(f"adapters/{self.name}"), Group(self.name)),
-            Rule(under("head"), HEAD, optional=True),
+            *([] if model.by_token else [Rule(under("head"), HEAD, optional=True)]),
             REST_FROZEN,
         )
         return Plan(replace(model, hooks=(*model.hooks, self)), variables, rules, self)

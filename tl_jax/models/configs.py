@@ -24,22 +24,33 @@ def read(
     `family` is its name in messages. Raises `InputError` for a key of `required` that is missing, for a value that is
     not of its field's type, or is a number no model has, and if what `heads` gives does not divide what `width` gives.
     """
-    if missing := [key for key in required if raw.get(key) is None]:
-        raise InputError(f"config.json of a {family} must have the numbers {', '.join(missing)}")
-    given = {field.name: raw[field.name] for field in fields(kind) if raw.get(field.name) is not None}
-    for field in fields(kind):
-        if field.name in given and (wrong := _wrong(given[field.name], field, field.name in required)):
-            raise InputError(f"config.json: {field.name} must be {wrong}, not {given[field.name]!r:.99}")
+    given = checked(kind, raw, family, required)
     if raw[width] % raw[heads]:
         raise InputError(f"config.json: {width} {raw[width]} is not divisible by {heads} {raw[heads]}")
     return kind(**given)
 
 
-def _wrong(value: Any, field: Field[Any], required: bool) -> str | None:
+def checked(
+    kind: type[Config], raw: Mapping[str, Any], family: str, required: tuple[str, ...], positive: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Those of the fields of `kind` that a config.json gives, by name; null counts as absent.
+
+    Raises `InputError` as `read` does, and for a 0 under a key of `positive`.
+    """
+    if missing := [key for key in required if raw.get(key) is None]:
+        raise InputError(f"config.json of a {family} must have the numbers {', '.join(missing)}")
+    given = {field.name: raw[field.name] for field in fields(kind) if raw.get(field.name) is not None}
+    for field in fields(kind):
+        if field.name in given and (wrong := _wrong(given[field.name], field, field.name in (*required, *positive))):
+            raise InputError(f"config.json: {field.name} must be {wrong}, not {given[field.name]!r:.99}")
+    return given
+
+
+def _wrong(value: Any, field: Field[Any], positive: bool) -> str | None:
     """What the value of a field must be by the field's annotation, if it is something else."""
     kind = str(field.type)
     if kind.startswith("int"):
-        least, most = int(required), _DEEPEST if "layers" in field.name else _LARGEST
+        least, most = int(positive), _DEEPEST if "layers" in field.name else _LARGEST
         return None if type(value) is int and least <= value <= most else f"a whole number from {least} to {most:,}"
     if kind.startswith("float"):
         return None if type(value) in (int, float) and math.isfinite(value) else "a finite number"

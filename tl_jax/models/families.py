@@ -32,6 +32,11 @@ FAMILIES = {
     "deit": ("tl_jax.models.deit", "DeiT"),
     "resnet": ("tl_jax.models.resnet", "ResNet"),
     "cifar_resnet": ("tl_jax.models.resnet", ""),
+    "llama": ("tl_jax.models.llama", "Llama"),
+    "mistral": ("tl_jax.models.llama", "Mistral"),
+    "qwen2": ("tl_jax.models.llama", "Qwen2"),
+    "qwen3": ("tl_jax.models.llama", "Qwen3"),
+    "smollm3": ("tl_jax.models.llama", "SmolLM3"),
 }
 
 

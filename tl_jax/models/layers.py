@@ -1,4 +1,4 @@
-"""The layers every family is built from. With `tl_jax.model` the only file that imports Linen.
+"""The layers every family is built from; `decoder_layers` has those of decoders. Linen is imported there and here.
 
 All take `dtype`, the compute dtype; parameters are float32 unless loaded otherwise. Normalisation, softmax and logits
 are computed in float32 whatever the compute dtype.
@@ -112,7 +112,8 @@ def noise_by_position(noise: Array | None, length: int) -> Array | None:
     return None if noise is None else _spread(noise[:, 0], length)
 
 
-def _drop(module: nn.Module, x: Array, noise: Array | None, rate: float, bits: Callable[[Array], Array]) -> Array:
+def drop(module: nn.Module, x: Array, noise: Array | None, rate: float, bits: Callable[[Array], Array]) -> Array:
+    """`x` with the share `rate` of it dropped, by the draws that `bits` makes of `noise`: u32, of the shape of `x`."""
     if noise is None:
         raise InputError("dropout in training draws from the state's `noise` (u32 per position), which is absent")
     seed = jax.random.bits(module.make_rng("dropout"))
@@ -133,7 +134,7 @@ class Dropout(nn.Module):
     def __call__(self, x: Array, noise: Array | None, train: bool) -> Array:
         if not train or self.rate == 0:
             return x
-        return _drop(self, x, noise, self.rate, lambda n: _spread(n, x.shape[-1]))
+        return drop(self, x, noise, self.rate, lambda n: _spread(n, x.shape[-1]))
 
 
 class AttentionCore(nn.Module):
@@ -155,11 +156,11 @@ class AttentionCore(nn.Module):
         weights = jax.nn.softmax(scores, axis=-1)
         if train and self.dropout:
             heads = q.shape[2]
-            weights = _drop(self, weights, noise, self.dropout, lambda n: _pairs(n, heads))
+            weights = drop(self, weights, noise, self.dropout, lambda n: pairs(n, heads))
         return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(v.dtype), v)
 
 
-def _pairs(noise: Array, heads: int) -> Array:
+def pairs(noise: Array, heads: int) -> Array:
     """u32 `[B, T] -> [B, H, T, T]`: a draw for each head and pair of positions."""
     queries = jnp.moveaxis(_spread(noise, heads), -1, 1)
     return fmix32(queries[..., None] + noise[:, None, None, :] * jnp.uint32(_GOLDEN))

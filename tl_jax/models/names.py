@@ -119,17 +119,19 @@ class _Index:
 class NameMap:
     """The names of a family, both ways.
 
-    `entries` are the backbone's, which any of `prefixes` may precede. `classifier` are what a classifier's file has
-    beside the backbone, never behind a prefix ("bert.pooler.dense", but "classifier"); for a path in both, a
-    classifier's file has the latter name. `ignored` are regular expressions for whole names (prefix taken off) that a
-    file may hold beside the parameters and that are carried over unread. Raises `ValueError` when two entries claim one
-    name, or two of one kind one path.
+    `entries` are the backbone's, which any of `prefixes` may precede. `classifier` are what the file of a classifier,
+    or of a language model, has beside the backbone, never behind a prefix ("bert.pooler.dense", but "classifier"); for
+    a path in both, a classifier's file has the latter name. `ignored` are regular expressions for whole names (prefix
+    taken off) that a file may hold beside the parameters and that are carried over unread. `ties` are (name, our path):
+    names under which a file may hold the tensor of that path a second time. Raises `ValueError` when two entries claim
+    one name, or two of one kind one path.
     """
 
     entries: tuple[Entry, ...]
     classifier: tuple[Entry, ...] = ()
     prefixes: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+    ties: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         foreign = [name for e in (*self.entries, *self.classifier) for name in (e.foreign, *e.older)]

@@ -1,7 +1,7 @@
 """Foreign tensors to params and back through a family's name map: strict, and exact to the bit.
 
 Every tensor of a file is used, or carried over unread; every parameter of the model is found. What does not fit is told
-at once, in one error. Nothing is read here: tensors stay `Deferred` until somebody wants their numbers.
+at once, in one error. Tensors stay `Deferred` until somebody wants their numbers; only what may be a copy is read here.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import jax.numpy as jnp
@@ -30,12 +31,14 @@ class Converted:
     """What a file holds, all `Deferred`: nested `params`, the `names` they come under, and what is `carried` over.
 
     `statistics` are what norms keep, nested likewise; their paths in `names` begin with the collection, `batch_stats`.
+    `copies` are names under which the file repeats a parameter, bit for bit, with its path.
     """
 
     params: dict[str, Any]
     names: dict[str, str]
     carried: dict[str, Deferred]
     statistics: dict[str, Any] = field(default_factory=dict)
+    copies: dict[str, str] = field(default_factory=dict)
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -99,18 +102,25 @@ def to_canonical(
         deferred = Deferred(expected[path], kept, partial(_read, stored, transform, kept))
         _put(params if inside == path else statistics, inside, deferred)
     used = {path: name for path, (name, _) in found.items()}
-    return Converted(params, used, {name: tensors.deferred(name) for name in carried}, statistics)
+    copies = {name: path for name, path in names.ties if name in carried and path in used}
+    copies = {name: path for name, path in copies.items() if _same(tensors, name, used[path])}
+    rest = {name: tensors.deferred(name) for name in carried if name not in copies}
+    return Converted(params, used, rest, statistics, copies)
 
 
 def to_foreign(
-    params: Mapping[str, Any], names: NameMap, as_read: Mapping[str, str], prefix: str = ""
+    params: Mapping[str, Any],
+    names: NameMap,
+    as_read: Mapping[str, str],
+    prefix: str = "",
+    copies: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Deferred]:
     """Nested params, or whole variables, under foreign names: those of `as_read` (path to name), else the family's
     present ones.
 
-    `prefix` precedes the latter's backbone; params with a head have the names of a classifier's file. Dtypes stay. The
-    leaves are arrays of any kind, on any device, or `Deferred`. Raises `InputError` for parameters the family has no
-    name for.
+    `prefix` precedes the latter's backbone; params with a head have the names of a classifier's file. `copies` (name to
+    path) are names under which a parameter is repeated. Dtypes stay. The leaves are arrays of any kind, on any device,
+    or `Deferred`. Raises `InputError` for parameters the family has no name for.
     """
     tensors: dict[str, Deferred] = {}
     nameless = []
@@ -122,8 +132,9 @@ def to_foreign(
             nameless.append(path)
         else:
             shape = _their_shape(tuple(leaf.shape), known[1])
-            read = partial(_written, leaf, known[1])
-            tensors[as_read.get(path, known[0])] = Deferred(shape, np.dtype(leaf.dtype), read)
+            stored = Deferred(shape, np.dtype(leaf.dtype), partial(_written, leaf, known[1]))
+            repeated = [name for name, of in copies.items() if of == path]
+            tensors |= dict.fromkeys([as_read.get(path, known[0]), *repeated], stored)
     if nameless:
         raise InputError(f"these parameters have no name in the foreign format: {', '.join(nameless)}")
     return tensors
@@ -161,6 +172,13 @@ def _theirs(array: np.ndarray, transform: Transform) -> np.ndarray:
     if transform == "row":
         return array[None]
     return array
+
+
+def _same(tensors: Tensors, one: str, other: str) -> bool:
+    """Whether two tensors of a file hold the same bits."""
+    if tensors.specs[one] != tensors.specs[other]:
+        return False
+    return tensors[one].tobytes() == tensors[other].tobytes()
 
 
 def _their_shape(shape: tuple[int, ...], transform: Transform) -> tuple[int, ...]:

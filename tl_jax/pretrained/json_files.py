@@ -1,8 +1,9 @@
-"""JSON files as the Hugging Face ecosystem writes them."""
+"""JSON and other small files of a model's folder, as the Hugging Face ecosystem writes them."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -55,3 +56,11 @@ def read_text(path: Path, most: int) -> str:
 def write_json(path: Path, content: Mapping[str, Any] | list[Any]) -> None:
     """Write `content` as transformers does: indented, keys sorted, one newline at the end."""
     path.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def copy(path: Path, target: Path) -> None:
+    """Copy a file that belongs to a model; raises `InputError` if it is gone since the model was loaded."""
+    try:
+        shutil.copyfile(path, target)
+    except FileNotFoundError:
+        raise InputError(f"{path}, which belongs to the model, is gone since it was loaded") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +11,7 @@ from typing import Any
 from tl_jax.errors import InputError, did_you_mean
 from tl_jax.pretrained.json_files import read_json, read_value
 
-CHOICES = ("auto", "cls", "mean", "last", "pooler")
+CHOICES = ("auto", "cls", "mean", "last", "pooler", "none")
 _MODES = {"cls": "cls", "cls_token": "cls", "mean": "mean", "mean_tokens": "mean", "lasttoken": "last"}
 _FLAG = "pooling_mode_"
 
@@ -74,11 +74,21 @@ def mode_config(pooling: str, width: int) -> dict[str, Any]:
     return {"word_embedding_dimension": width, **on, "include_prompt": True}
 
 
-def choose(choice: str, modules: Modules | None, paths: Iterable[str]) -> str:
+def of_encoder(paths: Iterable[str]) -> str:
+    """What an encoder's class computes: "pooler" where the file holds one, among the canonical `paths`, else "cls"."""
+    return "pooler" if any(path.startswith("pooler/") for path in paths) else "cls"
+
+
+def choose(
+    choice: str,
+    modules: Modules | None,
+    paths: Iterable[str],
+    of_class: Callable[[Iterable[str]], str] = of_encoder,
+) -> str:
     """The pooling in effect: `choice`, and for "auto" what the checkpoint says.
 
-    That is its modules.json; else, as its class computes, "pooler" where the file holds a pooler (`paths` are the
-    canonical paths in the file) and "cls" where it holds none. Raises `InputError` for other words.
+    That is its modules.json; else what its class computes, which `of_class` tells from the canonical `paths` in the
+    file. Raises `InputError` for other words.
     """
     if choice not in CHOICES:
         raise InputError(f"unknown pooling {choice!r}{did_you_mean(choice, CHOICES)}")
@@ -86,7 +96,7 @@ def choose(choice: str, modules: Modules | None, paths: Iterable[str]) -> str:
         return choice
     if modules is not None:
         return modules.pooling
-    return "pooler" if any(path.startswith("pooler/") for path in paths) else "cls"
+    return of_class(paths)
 
 
 def choose_for_images(choice: str, family: ModuleType, config: Mapping[str, Any], paths: Iterable[str]) -> str:

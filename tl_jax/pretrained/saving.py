@@ -21,10 +21,11 @@ from tl_jax.model import Model, ModelInfo
 from tl_jax.models.families import class_name, family, has_class, reads_images
 from tl_jax.models.families import names as names_of
 from tl_jax.models.names import STATISTICS, NameMap
+from tl_jax.pretrained import links
 from tl_jax.pretrained.conversion import prefix, to_foreign
+from tl_jax.pretrained.describing import DENSE_HEAD, IDENTITY
 from tl_jax.pretrained.image_processor import ImageProcessor
-from tl_jax.pretrained.json_files import write_json
-from tl_jax.pretrained.loading import DENSE_HEAD, IDENTITY
+from tl_jax.pretrained.json_files import copy, write_json
 from tl_jax.pretrained.own_files import MODEL_TYPE, tensors_of
 from tl_jax.pretrained.pooling import mode_config, read_modules
 from tl_jax.pretrained.safetensors_files import SINGLE, sync, write, write_folder
@@ -33,6 +34,8 @@ from tl_jax.pretrained.tokenizer import TextProcessor
 from tl_jax.rules import paths
 
 _MODULE = "sentence_transformers.models."
+# What a language model's folder holds beside config, weights and tokenizer.
+_BESIDE = ("generation_config.json", "chat_template.jinja")
 FORMATS = ("hf", "sentence-transformers")
 _COUNT = "num_batches_tracked"
 
@@ -50,15 +53,16 @@ def save(
 ) -> Path:
     """Write a Hugging Face folder: config.json, safetensors, the processor's files; returns its path.
 
-    An encoder is written as it was read: its class, its tensors' names, and those carried over. A classifier over
-    `pooler` pooling becomes the class `…ForSequenceClassification`, with `labels` (default: the model's) in its config;
-    one of images over its family's own pooling the class `…ForImageClassification`. A classifier of texts over `cls`,
-    `mean` or `last` pooling, which no class of transformers describes, becomes a sentence-transformers folder whose
-    `2_Dense` is the head; `load` reads that head back with its labels. `format` insists on one of the two, "hf" or
-    "sentence-transformers". What was read from a file alone is written as the class's own folder; the counts of batches
-    that its norms lack are 0. A family of which transformers has no class keeps its names, for `load`. Parameters keep
-    their dtypes. `max_shard_size` (bytes, or "5GB") splits the weights; `card` becomes README.md. Somebody's own
-    network, of which transformers has no class, is written under its own paths, for `tl.load(folder, model=…)`.
+    An encoder is written as it was read: its class, its tensors' names, and those carried over; a language model as the
+    class `…ForCausalLM`. A classifier over `pooler` pooling becomes the class `…ForSequenceClassification`, with
+    `labels` (default: the model's) in its config; one of images over its family's own pooling the class
+    `…ForImageClassification`. A classifier of texts over `cls`, `mean` or `last` pooling, which no class of
+    transformers describes, becomes a sentence-transformers folder whose `2_Dense` is the head; `load` reads that head
+    back with its labels. `format` insists on one of the two, "hf" or "sentence-transformers". What was read from a file
+    alone is written as the class's own folder; the counts of batches that its norms lack are 0. A family of which
+    transformers has no class keeps its names, for `load`. Parameters keep their dtypes. `max_shard_size` (bytes, or
+    "5GB") splits the weights; `card` becomes README.md. Somebody's own network, of which transformers has no class, is
+    written under its own paths, for `tl.load(folder, model=…)`.
 
     All or nothing: the folder appears when it is complete. Raises `InputError` for a folder that has something in it
     (`overwrite` replaces a model, and nothing but a model), and for what the format cannot hold: adapters that are not
@@ -109,7 +113,11 @@ def _contents(model: Model, variables: Mapping[str, Any], labels: Sequence[str] 
     of_file = isinstance(info.source, Source) and info.source.file is not None
     read_as = None if of_file else next(iter(config.get("architectures") or ()), None)
     dense = None
-    if "head" not in kept["params"]:
+    if info.pooling == "none":
+        if labels is not None:
+            raise InputError("labels belong to a classifier, and this is a language model")
+        written_as = class_name(info.family, "ForCausalLM")
+    elif "head" not in kept["params"]:
         if labels is not None:
             raise InputError("labels belong to a classifier, and this model has no head")
         written_as = read_as or class_name(info.family, "Model")
@@ -127,7 +135,7 @@ def _contents(model: Model, variables: Mapping[str, Any], labels: Sequence[str] 
     if has_class(info.family):
         config["architectures"] = [written_as]
     if written_as == read_as or not has_class(info.family):
-        tensors = {**info.carried, **to_foreign(kept, names, info.names)}
+        tensors = {**info.carried, **to_foreign(kept, names, info.names, copies=info.copies)}
     else:  # the file of another class: its present names, and what belongs to the backbone of what was carried
         front = "" if written_as == class_name(info.family, "Model") else names.prefixes[0]
         carried = _of_backbone(info.carried, names, prefix(info.names.values(), names), front)
@@ -199,6 +207,8 @@ def _check_format(asked: str | None, model: Model, contents: _Contents) -> None:
             f"no class of transformers has a classifier over {pooling} pooling: --format sentence-transformers holds "
             "it, or fine-tune with --pooling pooler"
         )
+    if asked == "sentence-transformers" and pooling == "none":
+        raise InputError("a sentence-transformers folder cannot hold a language model: --format hf does")
     if asked == "sentence-transformers" and "head" in model.names and contents.dense is None:
         raise InputError(
             f"a sentence-transformers folder cannot hold a classifier over the model's own {pooling}: "
@@ -263,11 +273,19 @@ def _write(contents: _Contents, folder: Path, max_shard_size: int | str | None) 
     if isinstance(contents.processor, ImageProcessor):
         contents.processor.write(folder)
     if isinstance(contents.processor, TextProcessor):
-        for name, path in contents.processor.files.items():
-            _copy(path, folder / name)
+        contents.processor.write(folder)
+    if isinstance(contents.source, Source):
+        beside = [name for name in _BESIDE if (contents.source.folder / name).is_file()]
+        links.check(contents.source.folder, [contents.source.folder / name for name in beside])
+        for name in beside:
+            copy(contents.source.folder / name, folder / name)
     if contents.dense is not None:
         _write_modules(contents, contents.dense, folder)
-    elif isinstance(contents.source, Source) and contents.source.file is None and contents.pooling != "pooler":
+    elif (
+        isinstance(contents.source, Source)
+        and contents.source.file is None
+        and contents.pooling not in ("pooler", "none")
+    ):
         _copy_modules(contents.source.folder, contents.pooling, contents.config, folder)
     for path in folder.rglob("*"):
         sync(path)
@@ -308,20 +326,13 @@ def _copy_modules(source: Path, pooling: str, config: Mapping[str, Any], folder:
     place = next(m["path"] for m in modules if m["type"].endswith("Pooling"))
     (folder / place).mkdir()
     if known.pooling == pooling:
-        _copy(source / place / "config.json", folder / place / "config.json")
+        copy(source / place / "config.json", folder / place / "config.json")
     else:
         width = family(config["model_type"]).CONFIG(config).hidden_size
         write_json(folder / place / "config.json", mode_config(pooling, width))
     extra = source / "config_sentence_transformers.json"
     if extra.is_file():
-        _copy(extra, folder / extra.name)
-
-
-def _copy(path: Path, target: Path) -> None:
-    try:
-        shutil.copyfile(path, target)
-    except FileNotFoundError:
-        raise InputError(f"{path}, which belongs to the model, is gone since it was loaded") from None
+        copy(extra, folder / extra.name)
 
 
 def _put_in_place(made: Path, target: Path) -> None:

@@ -40,6 +40,8 @@ TORCH_FILES = (
     "pytorch_model.bin.index.json",
     "[0-9]_Dense/pytorch_model.bin",
 )
+# And a Llama as Meta or llama2.c write it, where there is neither.
+META_FILES = ("params.json", "*.safetensors", "*.pth", "*.pt", "tok*.bin")
 # What a folder's weights are read from: the first of the one, or else of the other.
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 _TORCH = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -79,6 +81,8 @@ def has_weights(names: Iterable[str]) -> bool:
 def model_files(folder: Path) -> dict[str, Path]:
     """The files of `folder` that belong to the model, by name relative to it, sorted."""
     wanted = patterns(_found(folder, FILES))
+    if not has_weights(path.name for path in folder.iterdir()):
+        wanted = (*wanted, *META_FILES)
     return {name: folder / name for name in sorted(_found(folder, wanted))}
 
 

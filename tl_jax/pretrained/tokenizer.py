@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tl_jax.errors import InputError
-from tl_jax.pretrained.json_files import read_json, read_text
+from tl_jax.pretrained import llama2c_tokenizer
+from tl_jax.pretrained.json_files import copy, read_json, read_text, write_json
 from tl_jax.pretrained.malformed import plain
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ class TextProcessor:
         Raises `InputError` for a folder whose tokenizer is a sentencepiece model alone.
         """
         files = {name: folder / name for name in FILES if (folder / name).is_file()}
+        if not any(needed <= files.keys() for needed in _ENOUGH) and (theirs := llama2c_tokenizer.find(folder)):
+            return cls({_LLAMA2C: theirs}, positions, rows, llama2c_tokenizer.settings())
         if not any(needed <= files.keys() for needed in _ENOUGH):
             if (folder / SENTENCEPIECE).is_file():
                 raise InputError(
@@ -125,6 +128,25 @@ class TextProcessor:
         found.truncated = sum(bool(e.overflowing) for e in encodings)
         return found
 
+    def ids(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The ids int32 of each text, special tokens and all, however many there are."""
+        if isinstance(texts, str):
+            raise InputError("give the tokenizer a list of texts, not one text")
+        self._tokenizer.no_truncation()
+        mended = [_mended(i, text) for i, text in enumerate(texts)]
+        return [np.array(e.ids, np.int32) for e in self._tokenizer.encode_batch_fast(mended)]
+
+    def decode(self, ids: Sequence[Sequence[int] | np.ndarray]) -> list[str]:
+        """The text of each sequence of ids, without special tokens."""
+        return list(self._tokenizer.decode_batch([[int(i) for i in row] for row in ids], skip_special_tokens=True))
+
+    @cached_property
+    def eos_id(self) -> int | None:
+        """The id that ends a text; None where no file says which."""
+        said = (self._settings, read_json(self.files.get("special_tokens_map.json")))
+        tokens = (_content(settings["eos_token"]) for settings in said if settings.get("eos_token"))
+        return next((i for token in tokens if (i := self._tokenizer.token_to_id(token)) is not None), None)
+
     @property
     def max_length(self) -> int:
         """The most tokens of a text, unless asked otherwise: the least of what the checkpoint's files say."""
@@ -144,6 +166,19 @@ class TextProcessor:
         tokens = [_content(settings["pad_token"]) for settings in said if settings.get("pad_token")]
         ids = (self._tokenizer.token_to_id(token) for token in (*tokens, *_PADS))
         return next((i for i in ids if i is not None), 0)
+
+    def write(self, folder: Path) -> None:
+        """Put the tokenizer's files into a model's folder, one of llama2.c as tokenizer.json.
+
+        Raises `InputError` for files that are gone since they were read.
+        """
+        if _LLAMA2C in self.files:
+            self._tokenizer.no_truncation()
+            self._tokenizer.save(str(folder / "tokenizer.json"))
+            write_json(folder / "tokenizer_config.json", self._settings)
+            return
+        for name, path in self.files.items():
+            copy(path, folder / name)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -190,6 +225,8 @@ class TextProcessor:
         from tokenizers import Tokenizer
 
         path = self.files.get("tokenizer.json")
+        if _LLAMA2C in self.files:
+            return llama2c_tokenizer.tokenizer(self.files[_LLAMA2C])
         if path is None and "vocab.txt" in self.files:
             return _wordpiece(self.files["vocab.txt"], self._settings)
         if path is None:
@@ -206,6 +243,7 @@ class TextProcessor:
         return tokenizer
 
 
+_LLAMA2C = "tokenizer.bin"  # what `files` calls the tokenizer of llama2.c, whatever its name
 # The files of which any one group makes a tokenizer.
 _ENOUGH: tuple[set[str], ...] = ({"tokenizer.json"}, {"vocab.txt"}, {"vocab.json", "merges.txt"})
 
