@@ -115,7 +115,7 @@ BAD_DATA = {
         ("bad.jsonl", '{"text": "a", "label": "x"}\n{"text": 7, "label": "y"}\n'),
         r"bad\.jsonl, line 2: the text \(column 'text'\) is a number, not a string",
     ),
-    "another format": (("bad.xlsx", "x"), r"bad\.xlsx: cannot read '\.xlsx'; use \.csv, \.tsv or \.jsonl"),
+    "another format": (("bad.xlsx", "x"), r"bad\.xlsx: cannot read '\.xlsx'; use \.csv, \.tsv, \.jsonl or \.txt"),
 }
 
 

@@ -15,7 +15,7 @@ from tl_jax.errors import InputError, did_you_mean, nearest
 from tl_jax.parallel.axes import read as read_mesh
 
 _CHOICES = {
-    "task": ("text_classification", "image_classification"),
+    "task": ("text_classification", "image_classification", "causal_lm"),
     "augment": ("none", "crop", "flip", "crop+flip"),
     "corrupt": ("refuse", "skip"),
     "pooling": ("auto", "cls", "mean", "last", "pooler", "none"),
@@ -34,14 +34,16 @@ class Experiment:
 
     Attributes:
         model: a folder or a hub name.
-        data: a CSV, TSV or JSONL file, or a folder of them named train, validation, test; of images also a folder with
-            a subfolder for each class, or an .npz file.
+        data: a CSV, TSV, JSONL or text file, or a folder of them named train, validation, test; of images also a folder
+            with a subfolder for each class, or an .npz file.
         eval_data: scored once, at the end; never trained on.
         split: which named split of `data` to train on.
-        task: what is learnt; None is the one that fits what the model reads.
-        text_column, image_column, label_column: inferred and printed when None.
+        task: what is learnt; None is classification of what the model reads.
+        text_column, image_column, label_column: inferred and printed when None; of a language model the prompt and its
+            completion.
         pooling: how token vectors become one; `auto` follows the checkpoint, of images its class with a head.
-        method: how to transfer, as on the command line: `lora:rank=8`; None is `lp_ft` where there is a head to solve.
+        method: how to transfer, as on the command line: `lora:rank=8`; None is `lp_ft` where there is a head to solve,
+            else `full`.
         epochs, steps: the budget; `steps` wins when given. Neither: 3 epochs, more where these are under 200 steps.
         batch_size: examples a step, cut into `accumulate` parts.
         lr: the peak learning rate; None is the method's own.

@@ -50,8 +50,7 @@ def finetune(
     Raises `InputError` for what cannot be used, before anything is written; `Diverged` when the loss stops being
     finite; `Interrupted`, after saving, when Ctrl-C or SIGTERM asks it to stop while it trains.
     """
-    if isinstance(task, str):
-        settings["task"], task = task, None
+    task, settings = preparation.named_task(task, settings)
     request = preparation.request(model, data, settings)
     experiment = request.experiment
     place = RunFolder(experiment.out or "")

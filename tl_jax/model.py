@@ -224,7 +224,7 @@ class Model:
     def by_token(self) -> bool:
         """Whether the last stage makes logits of `hidden`, token by token, as a language model's head does."""
         last = self.stages[-1]
-        return "logits" in last.writes and "hidden" in last.reads
+        return "tokens" in self.stages[0].reads and "logits" in last.writes and "hidden" in last.reads
 
     def index(self, at: str) -> int:
         """The place of a stage in the chain; raises `InputError` with the nearest names."""

@@ -22,12 +22,16 @@ classify("a text of yours")""",
 
 model, variables = tl.load(FOLDER)  # model.info.labels names the logits
 logits = model.apply(variables, model.processor(["a text of yours"]))["logits"]""",
+    "language": """from transformers import pipeline
+
+tell = pipeline("text-generation", FOLDER)
+tell("Once upon a time")""",
     "own": """import tl_jax as tl
 
 model, variables = tl.load(FOLDER, model=YOUR_MODEL)""",
 }
 _LIBRARY = {"hf": "transformers", "sentence-transformers": "sentence-transformers", "own": "tl_jax"}
-_SHOWN = ("accuracy", "macro_f1", "loss")
+_SHOWN = ("accuracy", "macro_f1", "perplexity", "token_accuracy", "loss")
 
 
 def model_card(experiment: Experiment, manifest: Mapping[str, Any], summary: Mapping[str, Any], form: str) -> str:
@@ -40,9 +44,9 @@ def model_card(experiment: Experiment, manifest: Mapping[str, Any], summary: Map
     on_hub = bool(manifest["model"].get("revision"))
     images = "image" in manifest["columns"]
     inputs = "images" if images else "texts"
-    tag = f"{inputs[:-1]}-classification"
+    tag = f"{inputs[:-1]}-classification" if labels else "text-generation"
     front: dict[str, Any] = {"library_name": _LIBRARY[form], "pipeline_tag": tag}
-    front |= {"tags": ["tl_jax", tag], "metrics": ["accuracy", "f1"]}
+    front |= {"tags": ["tl_jax", tag], "metrics": ["accuracy", "f1"] if labels else ["perplexity"]}
     front |= {"base_model": base} if on_hub else {}
     steps = summary["steps"]
     how = f"`{manifest.get('method') or experiment.method}`" + (
@@ -55,7 +59,8 @@ def model_card(experiment: Experiment, manifest: Mapping[str, Any], summary: Map
         "",
         f"# {stem(experiment.out or '')}",
         "",
-        f"Tells {len(labels)} labels of {inputs} apart: {', '.join(labels)}. Made from "
+        (f"Tells {len(labels)} labels of {inputs} apart: {', '.join(labels)}. " if labels else "Continues texts. ")
+        + "Made from "
         f"{base if on_hub else stem(base)} with tl_jax {manifest['tl_jax']} by {how}.",
         "",
     ]
@@ -71,7 +76,7 @@ def model_card(experiment: Experiment, manifest: Mapping[str, Any], summary: Map
         f"{inputs} than those above may fare worse.",
         "",
         "```python",
-        _IMAGES if images and form == "hf" else _USE[form],
+        _IMAGES if images and form == "hf" else _USE[form if labels else "language"],
         "```",
         "",
     ]

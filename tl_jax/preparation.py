@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from tl_jax.methods import Plan, parse
 from tl_jax.model import Model, check_variables
 from tl_jax.parallel import Placement, place
 from tl_jax.rules import paths
-from tl_jax.tasks import task_class
+from tl_jax.tasks import TASKS, is_labelled, task_class
 from tl_jax.training.defaults import default_schedule, peak_rate
 from tl_jax.training.feature_store import FeatureStore
 from tl_jax.training.prefixes import Prefixes
@@ -92,6 +93,13 @@ class Job:
         )
 
 
+def named_task(task: Any, settings: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The task, if it is an object (None where it is a name), and the settings with its name among them."""
+    if isinstance(task, str):
+        return None, {**settings, "task": task}
+    return task, {**({"task": task.name} if getattr(task, "name", None) in TASKS else {}), **settings}
+
+
 def request(model: Any, data: Any, settings: Mapping[str, Any], what: str = "finetune") -> Request:
     """What `finetune` (or `what` else) was asked for; objects get a name in the experiment, so that it stays a value.
 
@@ -123,7 +131,7 @@ def request(model: Any, data: Any, settings: Mapping[str, Any], what: str = "fin
         settings["method"] = objects["method"] = model.method
     method, note = settings.get("method") or base.method, ""
     if method is None:
-        method, note = _default_method(objects.get("model"))
+        method, note = _default_method(objects.get("model"), settings.get("task") or base.task)
     settings["method"] = str(parse(method))
     if settings.get("task", base.task) is None and _images(objects.get("model"), settings.get("model", base.model)):
         settings["task"] = _IMAGES
@@ -151,8 +159,10 @@ def _images(given: Any, name: str | None) -> bool:
     return name is not None and pretrained.reads_images(name)
 
 
-def _default_method(model: Any) -> tuple[str, str]:
+def _default_method(model: Any, task: str | None) -> tuple[str, str]:
     """The method where none is named, and why."""
+    if task == "causal_lm":
+        return "full", "method full (the default for texts): a language model's head is trained already"
     if model is not None and "head" not in model[0].names and "logits" in model[0].stages[-1].writes:
         return "full", "method full: this network writes logits itself, so there is no head to solve first"
     return "lp_ft", "method lp_ft (the default): the head is solved on frozen features, then everything trains from it"
@@ -170,7 +180,7 @@ def prepare(asked: Request, task: Any, say: Say, shardings: Any = None) -> Job:
     _describe(division, say)
     if asked.note:
         say(asked.note)
-    task = task or task_class(e.task or _TEXTS)()
+    task = task_of(asked, task)
     task = task if task.labels else task.with_labels(division.labels)
     plan_given = asked.model if isinstance(asked.model, Plan) else None
     if plan_given is not None:
@@ -183,7 +193,7 @@ def prepare(asked: Request, task: Any, say: Say, shardings: Any = None) -> Job:
         assembly = Assembly.of(plan, task, precision=e.precision, loaded=variables if asked.model is None else None)
     model = assembly.plan.model
     how: dict[str, Any] = {"max_length": e.max_length, "corrupt": e.corrupt, "keep": not e.no_cache}
-    read = reading(getattr(task, "reads", "tokens"), model.processor, name=e.model, **how)
+    read = reading(task, model.processor, name=e.model, **how)
     say(_describe_model(model, assembly, read))
 
     def encoded(dataset: data_room.Dataset | None, name: str) -> data_room.Examples | None:
@@ -205,16 +215,25 @@ def prepare(asked: Request, task: Any, say: Say, shardings: Any = None) -> Job:
         batches,
         encoded(division.validation, "validation"),
         encoded(division.test, "evaluation"),
-        division.train.where,
+        partial(_where, division.train, train),
         placement,
         _manifest(asked, assembly, division, recipe, batches, read, placement),
     )
 
 
+def task_of(asked: Request, task: Any) -> Any:
+    """The task that was given, or else the one that the experiment names."""
+    return task or task_class(asked.experiment.task or _TEXTS)()
+
+
+def _where(dataset: data_room.Dataset, examples: data_room.Examples, index: int) -> str:
+    """Where the example of that index comes from, in words."""
+    return dataset.where(examples.place(index))
+
+
 def load_for(asked: Request, task: Any) -> tuple[Model, Any]:
     """The model and variables that are asked for by name, as the task (None: the experiment's) wants them."""
-    e = asked.experiment
-    task = task or task_class(e.task or _TEXTS)
+    e, task = asked.experiment, task_of(asked, task)
     pooling = getattr(task, "pooling", "auto") if e.pooling == "auto" else e.pooling
     return pretrained.load(asked.source or e.model or "", pooling=pooling, image_size=e.image_size)
 
@@ -263,6 +282,7 @@ def recipe_of(e: Experiment, plan: Plan) -> Recipe:
 
 def divided(e: Experiment, data: Any = None, eval_data: Any = None) -> data_room.Division:
     """The data of an experiment, divided as it says; objects, where there are any, in place of its names."""
+    task = task_class(e.task or _TEXTS)
     data = e.data if data is None else data
     eval_data = e.eval_data if eval_data is None else eval_data
     return data_room.divide(
@@ -275,7 +295,8 @@ def divided(e: Experiment, data: Any = None, eval_data: Any = None) -> data_room
         fraction=e.fraction,
         seed=e.seed,
         image_column=e.image_column,
-        images=task_class(e.task or _TEXTS).reads == "image",
+        images=task.reads == "image",
+        labelled=is_labelled(task),
     )
 
 
@@ -334,7 +355,7 @@ def _describe(division: data_room.Division, say: Say) -> None:
     if division.test is not None:
         counts.append(f"{len(division.test):,} to evaluate at the end")
     labels = ", ".join(division.labels[:8]) + (", …" if len(division.labels) > 8 else "")
-    say(f"{', '.join(counts)}; {len(division.labels)} labels: {labels}")
+    say(", ".join(counts) + (f"; {len(division.labels)} labels: {labels}" if labels else ""))
     for note in division.notes:
         say(f"note: {note}")
 
@@ -342,7 +363,7 @@ def _describe(division: data_room.Division, say: Say) -> None:
 def _describe_model(model: Model, assembly: Assembly, read: Reading) -> str:
     size = sum(leaf.size for leaf in paths(assembly.plan.variables["params"]).values())
     family = f"{model.info.family} of" if model.info.family else "a network of your own,"
-    pooling = f", {model.info.pooling} pooling" if model.info.pooling else ""
+    pooling = f", {model.info.pooling} pooling" if model.info.pooling not in (None, "none") else ""
     return f"{family} {size:,} parameters{pooling}, {read.described}"
 
 

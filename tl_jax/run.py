@@ -13,6 +13,7 @@ from tl_jax import pretrained
 from tl_jax.assembly import Assembly, make_plan, with_stored
 from tl_jax.errors import InputError
 from tl_jax.experiment import Experiment
+from tl_jax.generation import Sampling, generate
 from tl_jax.manifest import read_json
 from tl_jax.methods import merge
 from tl_jax.model import Model
@@ -20,10 +21,11 @@ from tl_jax.model_card import model_card
 from tl_jax.parallel import ANYWHERE, Placement, place_again
 from tl_jax.preparation import checked_pair, digest, divided
 from tl_jax.run_folder import RunFolder, existing_run
-from tl_jax.tasks import task_class
+from tl_jax.tasks import is_labelled, task_class
 from tl_jax.training.checkpoint import Checkpoints
 from tl_jax.training.evaluation import answer, evaluate
 from tl_jax.training.reading import Reading, reading
+from tl_jax.training.step import policy_of
 
 Say = Callable[[str], object]
 TRAINABLE, AVERAGE = "trainable/", "average/"  # what `to_flat` puts before the path of a leaf that trains
@@ -132,7 +134,10 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """Loss, accuracy, macro-F1, per-class figures: on the evaluation data, else on the validation split."""
+        """Loss, accuracy, macro-F1, per-class figures: on the evaluation data, else on the validation split.
+
+        Of a language model loss (nats a token), perplexity, and the share of tokens that it has likeliest.
+        """
         metrics: dict[str, Any] = self.summary["metrics"]
         return metrics
 
@@ -154,23 +159,68 @@ class Run:
     def _reading(self) -> Reading:
         e = self.experiment
         how = {"max_length": self.manifest["max_length"], "corrupt": e.corrupt, "keep": not e.no_cache}
-        return reading(getattr(self.task, "reads", "tokens"), self.model.processor, name=e.model, **how)
+        return reading(self.task, self.model.processor, name=e.model, **how)
 
     def predict(self, inputs: Sequence[Any], *, batch_size: int | None = None) -> list[dict[str, Any]]:
         """For each text `{"text", "label", "probabilities": {label: p}}`, in the order given.
 
         Of images (paths, images of Pillow, or pixels uint8 `[H, W, C]`) it is `{"image", "label", "probabilities"}`;
-        without those that cannot be read, where the run leaves such out.
+        without those that cannot be read, where the run leaves such out. Of a language model it is `{"text",
+        "continuation"}`, the likeliest: `generate` with all its choices left as they are.
         """
         if isinstance(inputs, str | Path):
             raise InputError(f"predict takes a list of {self.role}s, not one {self.role}")
         if not len(inputs):
             return []
+        if not is_labelled(self.task):
+            continued = self.generate(inputs, batch_size=batch_size)
+            return [{"text": text, "continuation": more} for text, more in zip(inputs, continued, strict=True)]
         examples = self._reading.asked(inputs, self._say)
         batches = self._batches(examples, batch_size, least=True)
         logits = answer(self.model, self.task, self._placed, batches, self.experiment.precision, self._placement)
         named = [self._reading.named(inputs[i]) for i in examples.index]
         return [{self.role: name, **found} for name, found in zip(named, self.task.decode(logits), strict=True)]
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int | None = None,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        batch_size: int | None = None,
+    ) -> list[str]:
+        """Continue each prompt by at most `max_new_tokens`, in the order given, until the model ends the text.
+
+        None is 64, or half of what the run's texts may have. A `temperature` of 0 takes the likeliest token each time;
+        above, tokens are drawn by `seed`, among the `top_k` likeliest (0: all) and those that have the probability
+        `top_p` together. Prompts too long to leave room keep their end. Raises `InputError` for a run that is no
+        language model.
+        """
+        if is_labelled(self.task):
+            raise InputError(f"this run tells labels of {self.role}s: ask it with predict")
+        if isinstance(prompts, str):
+            raise InputError("generate takes a list of texts, not one text")
+        processor, longest = self.model.processor, self.manifest["max_length"]
+        max_new_tokens = min(64, longest // 2) if max_new_tokens is None else max_new_tokens
+        if not 0 < max_new_tokens < longest:
+            raise InputError(
+                f"max_new_tokens must be from 1 to {longest - 1}, as the run's texts, not {max_new_tokens}"
+            )
+        ids = [row[-(longest - max_new_tokens) :] for row in processor.ids(prompts)]
+        sampling = Sampling(temperature, top_k, top_p)
+        stop = () if processor.eos_id is None else (processor.eos_id,)
+        rows = batch_size or self.manifest["batch"]["rows"]
+        found: list[list[int]] = []
+        with policy_of(self.experiment.precision)():
+            for at in range(0, len(ids), rows):
+                how: dict[str, Any] = {"sampling": sampling, "stop": stop, "seed": seed + at}
+                found += generate(self.model, self._placed, ids[at : at + rows], max_new_tokens, **how)
+        starts = processor.decode(ids)
+        texts = processor.decode([[*start, *more] for start, more in zip(ids, found, strict=True)])
+        return [text.removeprefix(start) for text, start in zip(texts, starts, strict=True)]
 
     def evaluate(
         self,
@@ -199,10 +249,12 @@ class Run:
             given[role] or (None if guess and known[role] not in dataset.columns else known[role])
             for role in (self.role, "label")
         )
-        infer = data_room.infer_image_columns if self.role == "image" else data_room.infer_columns
+        infer: Callable[..., data_room.Columns] = data_room.infer_completions
+        if is_labelled(self.task):
+            infer = data_room.infer_image_columns if self.role == "image" else data_room.infer_columns
         columns = infer(dataset, column, label)
-        said = f"{self.role} {columns.input!r}, label {columns.label!r}"
-        self._say(f"{len(dataset):,} examples of {dataset.source}, {said}")
+        second = "" if columns.label is None else f", label {columns.label!r}"
+        self._say(f"{len(dataset):,} examples of {dataset.source}, {self.role} {columns.input!r}{second}")
         return self.score(self._reading.labelled(dataset, columns, self.labels, self._say), batch_size)
 
     def score(
@@ -216,7 +268,7 @@ class Run:
     def export(self, folder: str | Path, *, format: str | None = None, overwrite: bool = False) -> Path:
         """Write the model as a Hugging Face folder, adapters merged, with label names and a card; see `tl_jax.save`."""
         model, variables = merge(self.model, self.variables)
-        form = "hf" if self.role == "image" or model.info.pooling == "pooler" else "sentence-transformers"
+        form = "hf" if self.role == "image" or model.info.pooling in ("pooler", "none") else "sentence-transformers"
         card = model_card(self.experiment, self.manifest, self.summary, form if model.info.family else "own")
         return pretrained.save(folder, model, variables, format=format, card=card, overwrite=overwrite)
 

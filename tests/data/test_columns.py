@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tl_jax.data import Dataset, infer_columns, texts
+from tl_jax.data import Dataset, infer_columns, infer_completions, texts
 from tl_jax.errors import InputError
 
 LONG = ["where is my parcel", "I want a refund now", "the card was stolen", "please close the account"]
@@ -76,3 +76,31 @@ def test_texts_must_be_strings():
         texts(dataset, "other")
     with pytest.raises(InputError, match=r"line 1: .* is a number, not a string"):
         texts(dataset, "n")
+
+
+# -- completions ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "pair"),
+    [
+        (("Prompt", "completion"), ("Prompt", "completion")),
+        (("id", "question", "answer"), ("question", "answer")),
+        (("output", "instruction"), ("instruction", "output")),
+        (("text", "label"), ("text", None)),
+        (("story",), ("story", None)),
+    ],
+)
+def test_prompts_and_completions_are_known_by_name(names, pair):
+    found = infer_completions(Dataset({name: LONG if name != "id" else [1, 2, 3, 4] for name in names}))
+    assert (found.input, found.label) == pair
+
+
+def test_prompts_and_completions_can_be_named():
+    dataset = Dataset({"prompt": LONG, "completion": LONG, "other": LONG})
+    assert infer_completions(dataset, "other", "prompt")[:2] == ("other", "prompt")
+    assert infer_completions(dataset, "other")[:2] == ("other", None)
+    with pytest.raises(InputError, match="the completions are in 'prompt': name the prompts' column"):
+        infer_completions(dataset, None, "prompt")
+    with pytest.raises(InputError, match="no column 'promt'; did you mean 'prompt'"):
+        infer_completions(dataset, "promt")

@@ -79,3 +79,27 @@ def test_bad_examples():
         Encoded.of([[1], [2]], token_type=[[0], [0, 0]])
     with pytest.raises(ValueError, match="cannot be negative"):
         Encoded.of([[1]], index=[-1])
+
+
+# -- targets of tokens ---------------------------------------------------------------------------------------------
+
+
+def test_targets_of_tokens_lie_with_their_tokens(rng):
+    rows = [rng.integers(3, 9, n) for n in (2, 4, 1)]
+    wanted = [row + 100 for row in rows]
+    examples = Encoded.of(rows, wanted, per_token=True)
+    batch = examples.pad(np.asarray([2, 0]), 5, rows=3)
+    for i, place in enumerate((2, 0)):
+        length = len(rows[place])
+        assert batch["targets"][i, :length].tolist() == wanted[place].tolist()
+        assert (batch["targets"][i, length:] == -1).all()
+    assert (batch["targets"][2] == -1).all() and batch["targets"].dtype == np.int32
+    packed = examples.pack(np.asarray([[1, 2, -1], [0, -1, -1]]), 6)
+    assert packed["targets"].tolist() == [[*wanted[1], *wanted[2], -1], [*wanted[0], -1, -1, -1, -1]]
+    part = examples.select([2, 1])
+    assert part.per_token and part.targets.tolist() == [*wanted[2], *wanted[1]]
+
+
+def test_targets_of_tokens_must_be_as_many():
+    with pytest.raises(ValueError, match="targets of tokens must be as long as tokens"):
+        Encoded.of([[1, 2]], [[1]], per_token=True)

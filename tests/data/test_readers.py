@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tl_jax.data.readers import read_file
+from tl_jax.data.readers import PASSAGE, read_file
 from tl_jax.errors import InputError
 
 
@@ -83,7 +83,7 @@ def test_unnamed_column_gets_a_name(tmp_path):
         ("a.jsonl", '{"text": "a"}\n{"text": "b", "label": 1}\n', r"line 2: the key 'label' is not in line 1"),
         ("a.jsonl", "{}\n", r"line 1: the object is empty"),
         ("a.jsonl", '{"text": "a"}\n{"text": "\\ud83d"}\n', r"line 2: half of a surrogate pair"),
-        ("a.xlsx", "x", r"cannot read '\.xlsx'; use \.csv, \.tsv or \.jsonl"),
+        ("a.xlsx", "x", r"cannot read '\.xlsx'; use \.csv, \.tsv, \.jsonl or \.txt"),
         ("data", "x", r"cannot read a file without extension; use"),
     ],
 )
@@ -121,3 +121,35 @@ def test_what_csv_writes_is_what_is_read(tmp_path_factory, rows, extension):
         writer.writerows([("text", "label"), *rows])
     dataset = read_file(path)
     assert list(zip(dataset.column("text"), dataset.column("label"), strict=True)) == rows
+
+
+# -- plain text ----------------------------------------------------------------------------------------------------
+
+
+def test_a_plain_text_is_cut_between_paragraphs(tmp_path):
+    paragraphs = [f"{i}: " + "word " * (50 + 10 * i) for i in range(40)]
+    path = tmp_path / "play.txt"
+    path.write_text("\r\n\r\n".join(paragraphs), encoding="utf-8", newline="")
+    found = read_file(path)
+    assert found.columns == ("text",) and len(found) > 3
+    passages = found.column("text")
+    assert "\n\n".join(passages) == "\n\n".join(paragraphs)
+    assert all(PASSAGE <= len(passage) + 2 < 2 * PASSAGE for passage in passages[:-1])
+    lines = path.read_text("utf-8").split("\n")
+    for i, passage in enumerate(passages):
+        number = int(found.where(i).rpartition(" ")[2])
+        assert lines[number - 1].rstrip("\r") == passage.split("\n")[0]
+
+
+def test_a_text_without_paragraphs_is_cut_between_lines(tmp_path):
+    path = tmp_path / "log.txt"
+    path.write_text("\n".join("x" * 99 for _ in range(100)), encoding="utf-8")
+    sizes = [len(passage) for passage in read_file(path).column("text")]
+    assert sum(sizes) + len(sizes) - 1 == 100 * 100 - 1 and max(sizes) < 2 * PASSAGE + 100
+
+
+def test_an_empty_text_is_no_data(tmp_path):
+    path = tmp_path / "empty.txt"
+    path.write_text("\n \n")
+    with pytest.raises(InputError, match="is empty"):
+        read_file(path)

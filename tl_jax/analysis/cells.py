@@ -18,9 +18,10 @@ from tl_jax.errors import InputError
 from tl_jax.groups import FROZEN
 from tl_jax.methods import Method, Plan
 from tl_jax.model import Model
-from tl_jax.preparation import Job, Request, check_settings, load_for, prepare, recipe_of
+from tl_jax.preparation import Job, Request, check_settings, load_for, prepare, recipe_of, task_of
 from tl_jax.rules import paths
 from tl_jax.sweeping import settled
+from tl_jax.tasks import is_labelled
 from tl_jax.training.evaluation import evaluate
 from tl_jax.training.events import Events
 from tl_jax.training.fitting import fit
@@ -81,6 +82,10 @@ class Bench:
     @classmethod
     def open(cls, asked: Request, task: Any, methods: Mapping[str, Method], say: Callable[[str], object]) -> Bench:
         """Read the model and the data that were asked for; raises `InputError` where there is nothing to score on."""
+        if not is_labelled(task_of(asked, task)):
+            raise InputError(
+                "compare scores classifiers; of language models compare the perplexities that runs end with"
+            )
         loaded = asked.model or load_for(asked, task)
         bench = cls(prepare(replace(asked, model=loaded), task, say), loaded, methods)
         _ = bench.scored  # raises

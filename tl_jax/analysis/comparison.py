@@ -100,13 +100,12 @@ def compare(
     for name in ("method", "seed", "fraction"):
         if name in settings:
             raise InputError(f"compare has no setting {name!r}: give methods=, shots= and seeds=")
+    task, settings = preparation.named_task(task, settings)
     chosen = _methods(methods)
     wanted, numbers = sizes(shots), seed_numbers(seeds)
     if isinstance(model, Plan | Experiment):
         kind = "a plan" if isinstance(model, Plan) else "an experiment"
         raise InputError(f"compare makes plans and experiments itself: give it a model, not {kind}")
-    if isinstance(task, str):
-        settings["task"], task = task, None
     asked = preparation.request(model, data, {**settings, "method": next(iter(chosen.values()))}, what="compare")
     short = preparation.stem(asked.experiment.data or "")
     folder = ComparisonFolder(settings.get("out") or f"runs/{short}-compare")

@@ -47,7 +47,11 @@ TABLE: dict[str, tuple[Flag, ...]] = {
         ),
         Flag("--eval-data", "examples scored once, at the end", metavar="FILE", default="the held-out examples"),
         Flag("--split", "which named split of --data to use", default="train"),
-        Flag("--task", "what is learnt: text_classification, image_classification", default="by what the model reads"),
+        Flag(
+            "--task",
+            "what is learnt: text_classification, image_classification, causal_lm",
+            default="classification, by what the model reads",
+        ),
         Flag("--text-column", "the column that holds the text", default="inferred, printed"),
         Flag("--image-column", "the column that holds the path of an image", default="inferred, printed"),
         Flag("--label-column", "the column that holds the label", default="inferred, printed"),

@@ -1,5 +1,7 @@
 """Asks a run about texts or images: one JSON line each, with the label and the probability of every label.
 
+Of a language model each line has the text and its continuation, the likeliest.
+
 Examples:
 
   tl-jax predict runs/tickets "where is my parcel?" "I was charged twice"
@@ -150,6 +152,12 @@ def _lines(answers: Iterable[Mapping[str, Any]]) -> str:
 
 def _table(answers: Iterable[Mapping[str, Any]]) -> str:
     return console.table(
-        (answer["label"], float(answer["probabilities"][str(answer["label"])]), answer.get("text", answer.get("image")))
+        (answer["text"], answer["continuation"])
+        if "continuation" in answer
+        else (
+            answer["label"],
+            float(answer["probabilities"][str(answer["label"])]),
+            answer.get("text", answer.get("image")),
+        )
         for answer in answers
     )

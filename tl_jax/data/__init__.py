@@ -2,7 +2,7 @@
 
 from tl_jax.data.augmentation import Augmentation
 from tl_jax.data.batches import BucketedBatches, BucketedPasses, Passes, TrainBatches
-from tl_jax.data.columns import Columns, infer_columns, infer_image_columns, pictures, texts
+from tl_jax.data.columns import Columns, infer_columns, infer_completions, infer_image_columns, pictures, texts
 from tl_jax.data.dataset import Dataset
 from tl_jax.data.division import Division, divide, to_score
 from tl_jax.data.encoded import Encoded, Examples, Feature, filled, shape_of
@@ -22,6 +22,7 @@ __all__ = [
     "Splits",
     "infer_columns",
     "infer_image_columns",
+    "infer_completions",
     "Columns",
     "texts",
     "pictures",

@@ -26,12 +26,22 @@ IMAGE_NAMES: tuple[tuple[str, ...], ...] = (
     ("image_path", "img", "img_path", "picture", "photo"),
     ("file_name", "filename", "file", "file_path", "filepath", "path"),
 )
+# Pairs of names that a prompt and its completion go by, the likelier first.
+COMPLETION_NAMES = (
+    ("prompt", "completion"),
+    ("prompt", "response"),
+    ("instruction", "response"),
+    ("instruction", "output"),
+    ("question", "answer"),
+    ("input", "output"),
+)
 
 
 class Columns(NamedTuple):
     """The chosen columns (`label` is None where none was asked for) and one line that says which and why.
 
-    `input` is the one that a model reads, and `role` what is in it: "text" or "image".
+    `input` is the one that a model reads, and `role` what is in it: "text" or "image". Of examples that are completed,
+    `input` is the prompt and `label` the completion.
     """
 
     input: str
@@ -70,6 +80,28 @@ def infer_columns(
     if label is None and labelled:
         label, label_how = _label_by_content(dataset, text)
     return Columns(text, label, _explain(text, text_how, label, label_how))
+
+
+def infer_completions(dataset: Dataset, text_column: str | None = None, label_column: str | None = None) -> Columns:
+    """The columns of a prompt and of its completion, or that of texts alone.
+
+    Names given by the user are taken as they are: both, or the text's alone. Otherwise a usual pair of names is a
+    prompt with its completion, and failing that there are texts, chosen as for `infer_columns`. Raises InputError for a
+    column that does not exist (with the nearest), a completion without its prompt, and a choice that is not clear.
+    """
+    for given in (text_column, label_column):
+        if given is not None:
+            dataset.column(given)  # raises, naming the nearest
+    if label_column is not None:
+        if text_column in (None, label_column):
+            raise InputError(f"the completions are in {label_column!r}: name the prompts' column with --text-column")
+        return Columns(text_column, label_column, f"prompts {text_column!r}, completions {label_column!r} (given)")
+    names = {name.strip().lower(): name for name in dataset.columns}
+    for prompt, completion in COMPLETION_NAMES if text_column is None else ():
+        if prompt in names and completion in names:
+            text, label = names[prompt], names[completion]
+            return Columns(text, label, f"prompts {text!r}, completions {label!r} (by name)")
+    return infer_columns(dataset, text_column, labelled=False)
 
 
 def infer_image_columns(

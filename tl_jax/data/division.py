@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from tl_jax.data.columns import Columns, infer_columns, infer_image_columns, pictures
+from tl_jax.data.columns import Columns, infer_columns, infer_completions, infer_image_columns, pictures, texts
 from tl_jax.data.dataset import Dataset
 from tl_jax.data.labels import class_names, class_numbers, label_texts
 from tl_jax.data.opening import Splits
@@ -37,14 +37,18 @@ def divide(
     seed: int = 0,
     image_column: str | None = None,
     images: bool = False,
+    labelled: bool = True,
 ) -> Division:
-    """Divide labelled data, texts or `images`.
+    """Divide labelled data, texts or `images`; or (not `labelled`) texts or prompts with their completions, which have
+    no classes.
 
     Training takes the split `split` (the one named train, or the only one). Validation is the split of that name, else
     a tenth of training held out by hash; `shots` and `fraction` are drawn from what is left, so no draw contains a
     validation example. The test set is `eval_data`, else the split named test. Raises `InputError` for columns that do
     not exist, a single class, and labels in validation or test that training never saw.
     """
+    if shots is not None and not labelled:
+        raise InputError("--shots counts examples of a class, and texts have none: --fraction takes a share of them")
     name = split or ("train" if "train" in data else "")
     whole = data[name] if name else data.only
     if whole is data.get("validation"):
@@ -53,18 +57,18 @@ def divide(
     if images:
         columns = infer_image_columns(whole, image_column, label_column)
     else:
-        columns = infer_columns(whole, text_column, label_column)
-    assert columns.label is not None
-    labels = class_names(label_texts(whole, columns.label), whole.source)
+        columns = (infer_columns if labelled else infer_completions)(whole, text_column, label_column)
+    class_column = columns.label if labelled else None
+    labels = class_names(label_texts(whole, class_column), whole.source) if class_column is not None else ()
     notes: list[str] = []
     train, validation = whole, data.get("validation")
     if validation is None:
         seen = pictures(whole, columns.input) if images else None
-        held = holdout(whole, columns.input, columns.label, images=seen)
+        held = holdout(whole, columns.input, class_column, images=seen)
         train, notes = whole.select(held.train), [*held.notes]
         validation = whole.select(held.validation) if len(held.validation) else None
     if shots is not None or fraction is not None:
-        known = label_texts(train, columns.label)
+        known = [""] * len(train) if class_column is None else label_texts(train, class_column)
         chosen = shots_of(known, shots, seed) if shots is not None else fraction_of(known, fraction or 0.0, seed)
         train, notes = train.select(chosen.indices), [*notes, *chosen.notes]
     test = data.get("test")
@@ -72,8 +76,11 @@ def divide(
     if eval_data is not None:
         test = to_score(eval_data)
     for part in (validation, test):
-        if part is not None:
-            class_numbers(label_texts(part, columns.label), labels, part.source)
+        if part is not None and class_column is not None:
+            class_numbers(label_texts(part, class_column), labels, part.source)
+        elif part is not None:
+            for column in filter(None, columns[:2]):
+                texts(part, column)
     return Division(columns, labels, train, validation, test, tuple(notes))
 
 

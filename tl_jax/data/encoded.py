@@ -47,6 +47,10 @@ class Examples(ABC):
     def select(self, places: Iterable[int]) -> Examples:
         """The examples at `places`, in that order, each with the index it had; without features."""
 
+    def place(self, index: int) -> int:
+        """The place in its data set of what the example of that index was made of."""
+        return index
+
     @abstractmethod
     def facts(self) -> Iterator[tuple[str, npt.NDArray[Any]]]:
         """Arrays, each with a name, that differ whenever what a model reads of the examples does."""
@@ -66,7 +70,8 @@ class Encoded(Examples):
 
     tokens: int32 [total]; example i is `tokens[offsets[i]:offsets[i + 1]]`.
     offsets: int64 [N + 1].
-    targets: int32 or float32 [N, …]; zeros where there is nothing to predict.
+    targets: int32 or float32 [N, …]; zeros where there is nothing to predict. With `per_token` int32 [total], one for
+        each token, negative where there is nothing to predict.
     index: int32 [N], not negative: the number of each example in its data set. It names the example in messages and
         seeds its dropout, so it stays with the example when some are selected.
     token_type: int32 [total], or None for zeros.
@@ -79,6 +84,8 @@ class Encoded(Examples):
     index: npt.NDArray[np.int32]
     token_type: npt.NDArray[np.int32] | None = None
     features: Mapping[str, Feature] = field(default_factory=dict)
+    per_token: bool = False
+    owners: npt.NDArray[np.int32] | None = None
     ragged: ClassVar[frozenset[str]] = frozenset({"hidden"})
 
     @classmethod
@@ -89,20 +96,24 @@ class Encoded(Examples):
         *,
         index: Any = None,
         token_type: Sequence[Sequence[int] | npt.NDArray[Any]] | None = None,
+        per_token: bool = False,
+        owners: npt.NDArray[np.int32] | None = None,
     ) -> Encoded:
         """From one sequence of token ids an example; integer targets become int32, others float32.
 
-        `index` is 0 … N - 1 unless given. Raises InputError for an example without tokens, ValueError for lengths
-        that do not fit together.
+        With `per_token` the targets are sequences too, as long as the tokens. `index` is 0 … N - 1 unless given. Raises
+        InputError for an example without tokens, ValueError for lengths that do not fit together.
         """
         sizes = np.array([len(row) for row in tokens], np.int64)
         if (sizes == 0).any():
             raise InputError(f"example {int(np.argmin(sizes))} has no tokens")
         n = len(sizes)
-        wanted = np.zeros(n, np.int32) if targets is None else np.asarray(targets)
+        if per_token and [len(row) for row in targets] != sizes.tolist():
+            raise ValueError("targets of tokens must be as long as tokens in every example")
+        wanted = np.zeros(n, np.int32) if targets is None else _flat(targets) if per_token else np.asarray(targets)
         wanted = wanted.astype(np.int32 if wanted.dtype.kind in "iub" else np.float32)
         numbers = np.arange(n, dtype=np.int32) if index is None else np.asarray(index, np.int32)
-        if len(wanted) != n or len(numbers) != n:
+        if (len(wanted) != n and not per_token) or len(numbers) != n:
             raise ValueError(f"{n} examples, but {len(wanted)} targets and {len(numbers)} indices")
         if n and numbers.min() < 0:
             raise ValueError("an example's index cannot be negative: -1 marks rows of padding")
@@ -114,7 +125,12 @@ class Encoded(Examples):
             wanted,
             numbers,
             None if token_type is None else _flat(token_type),
+            per_token=per_token,
+            owners=owners,
         )
+
+    def place(self, index: int) -> int:
+        return index if self.owners is None else int(self.owners[index])
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
@@ -127,9 +143,11 @@ class Encoded(Examples):
         spans = [slice(self.offsets[i], self.offsets[i + 1]) for i in chosen]
         return Encoded.of(
             [self.tokens[span] for span in spans],
-            self.targets[chosen],
+            [self.targets[span] for span in spans] if self.per_token else self.targets[chosen],
             index=self.index[chosen],
             token_type=None if self.token_type is None else [self.token_type[span] for span in spans],
+            per_token=self.per_token,
+            owners=self.owners,
         )
 
     def facts(self) -> Iterator[tuple[str, npt.NDArray[Any]]]:
@@ -149,7 +167,7 @@ class Encoded(Examples):
 
         tokens, token_type, positions, segments int32, mask bool, noise uint32, all [rows, length]; targets
         [rows, …]; weights float32 and index int32 [rows]. On padding tokens are `pad`, the rest is 0 or False;
-        rows of padding have weight 0, index -1 and target 0.
+        rows of padding have weight 0, index -1 and target 0. Targets of tokens are int32 [rows, length], -1 on padding.
         """
         filled = np.full((rows, 1), -1, np.int64)
         filled[: len(places), 0] = places
@@ -174,8 +192,9 @@ class Encoded(Examples):
         source = self.offsets[flat][slot] + position
         target = (starts + np.arange(rows)[:, None] * width).ravel()[slot] + position
         index = np.where(real, self.index[places], -1).astype(np.int32).ravel()
-        targets = self.targets[flat]
-        targets[index < 0] = 0
+        targets = None if self.per_token else self.targets[flat]
+        if targets is not None:
+            targets[index < 0] = 0
 
         def laid(values: Any, dtype: Any, rest: int = 0) -> npt.NDArray[Any]:
             found = np.full((rows * width, *np.shape(values)[1:]), rest, dtype)
@@ -198,7 +217,7 @@ class Encoded(Examples):
             "segments": laid(slot % slots + 1, np.int32),
             "noise": laid(position_noise(index[slot], position), np.uint32),
             "starts": starts.astype(np.int32),
-            "targets": targets,
+            "targets": laid(self.targets[source], np.int32, -1) if targets is None else targets,
             "weights": (index >= 0).astype(np.float32),
             "index": index,
         }

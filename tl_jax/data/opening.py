@@ -71,7 +71,7 @@ def open(source: Any, *, split: str | None = None) -> Splits | Dataset:
     """The splits in `source`, or the one named `split`.
 
     `source` is
-    - a .csv, .tsv or .jsonl file: the split `train`,
+    - a .csv, .tsv, .jsonl or .txt file: the split `train`,
     - a folder with files named train, validation (or valid, val, dev) and test, whichever exist; other files in it
       are left alone,
     - a folder of images, a subfolder for each class; or such folders, named as splits are,

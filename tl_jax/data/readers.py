@@ -1,4 +1,4 @@
-"""Files to datasets: CSV, TSV and JSON lines, with messages that name the line at fault."""
+"""Files to datasets: CSV, TSV, JSON lines and plain text, with messages that name the line at fault."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from tl_jax.data.records import columns_of
 from tl_jax.errors import InputError, did_you_mean
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
-EXTENSIONS = (*DELIMITERS, ".jsonl")
+EXTENSIONS = (*DELIMITERS, ".jsonl", ".txt")
+PASSAGE = 2000  # characters of a passage of plain text, at least
 
 
 def read_file(path: str | Path) -> Dataset:
-    """The data set in one file; the extension (.csv, .tsv or .jsonl) says how it is read.
+    """The data set in one file; the extension (.csv, .tsv, .jsonl or .txt) says how it is read.
 
     CSV and TSV need a header and follow RFC 4180 (quotes inside a quoted field are doubled); JSON lines hold one
-    object a line, all with the same keys. UTF-8, with or without a byte order mark; blank lines are skipped.
+    object a line, all with the same keys; a plain text is cut between paragraphs (blank lines) into passages, the
+    column `text`. UTF-8, with or without a byte order mark; blank lines are skipped.
 
     Raises InputError when the file is missing, empty or malformed, naming the line.
     """
@@ -37,7 +39,11 @@ def read_file(path: str | Path) -> Dataset:
     text = _decode(path)
     if not text.strip():
         raise InputError(f"{path} is empty")
-    columns, lines = _json_lines(path, text) if extension == ".jsonl" else _table(path, text, DELIMITERS[extension])
+    columns: dict[str, Any]
+    if extension == ".txt":
+        columns, lines = _passages(text)
+    else:
+        columns, lines = _json_lines(path, text) if extension == ".jsonl" else _table(path, text, DELIMITERS[extension])
     return Dataset(columns, name=path.stem, source=str(path), lines=lines, folder=path.parent)
 
 
@@ -131,6 +137,24 @@ def _header(path: Path, cells: list[str], line: int, delimiter: str) -> list[str
                 f"are separated by {delimiter!r}, not {other[0]!r}"
             )
     return header
+
+
+def _passages(text: str) -> tuple[dict[str, list[str]], list[int]]:
+    """Whole paragraphs, joined until there are `PASSAGE` characters; twice as many end a passage at any line."""
+    passages: list[str] = []
+    starts: list[int] = []
+    lines, start, size = [], 1, 0
+    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), start=1):
+        lines.append(line)
+        size += len(line) + 1
+        if size >= 2 * PASSAGE or (size >= PASSAGE and not line.strip()):
+            passages.append("\n".join(lines))
+            starts.append(start)
+            lines, start, size = [], number + 1, 0
+    passages.append("\n".join(lines))
+    starts.append(start)
+    kept = [i for i, passage in enumerate(passages) if passage.strip()]
+    return {"text": [passages[i].strip("\n") for i in kept]}, [starts[i] for i in kept]
 
 
 def _json_lines(path: Path, text: str) -> tuple[dict[str, list[Any]], list[int]]:

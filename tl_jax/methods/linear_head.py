@@ -102,6 +102,11 @@ def _with_linear_head(
     method: Spec, model: Model, variables: Variables, key: jax.Array, inputs: State | None
 ) -> Variables:
     """The variables with first values for the head, which must be one kernel and one bias."""
+    if model.by_token:
+        raise InputError(
+            f"{method.name} solves a classifier's head, which a language model has none of: full, last_layers and lora "
+            "train it by steps"
+        )
     head_index(model)
     variables = fill(model, variables, key, inputs)
     leaves = sorted(paths(variables["params"].get("head", {})))

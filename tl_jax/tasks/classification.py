@@ -68,6 +68,11 @@ class Classification:
             raise InputError(f"the task has no labels yet: {type(self).__name__}(labels=[…])")
         if "head" not in model.names and "logits" in model.stages[-1].writes:
             return replace(model, info=replace(model.info, labels=self.labels))
+        if model.by_token:
+            raise InputError(
+                "this is a language model: --pooling last classifies texts by their last token, and --task causal_lm "
+                "continues them"
+            )
         if not any("pooled" in stage.writes for stage in model.stages):
             raise InputError(
                 f"{self.name.replace('_', ' ')} needs a model that writes pooled, as a 'pooler' does; "

@@ -27,9 +27,11 @@ def evaluate(
 ) -> dict[str, Any]:
     """Loss and metrics over all examples of `batches`, in evaluation mode; sums are added in float64 on the host.
 
-    `variables` lie where `placement` puts them, here and below. With a `start` the batches hold features.
+    `variables` lie where `placement` puts them, here and below. With a `start` the batches hold features. Metrics are
+    of what the last stage writes, or of what the task's `report` makes of it.
     """
-    step = compiled_eval_step(model, task.total_loss, precision=precision, placement=placement, start=start)
+    how: dict[str, Any] = {"precision": precision, "placement": placement, "start": start}
+    step = compiled_eval_step(model, task.total_loss, report=getattr(task, "report", None), **how)
     totals, loss, weight = task.new_metrics(), 0.0, 0.0
     for batch, found in _computed(batches, lambda batch: step(variables, batch)):
         outputs, sums = jax.device_get(found)

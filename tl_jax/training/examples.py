@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from tl_jax import data
 
 
@@ -33,6 +35,16 @@ def prepare(
     assert columns.label is not None
     numbers = data.class_numbers(data.label_texts(dataset, columns.label), labels, dataset.source)
     return prepare_texts(data.texts(dataset, columns.input), processor, max_length, numbers)
+
+
+def prepare_windows(
+    task: Any, dataset: data.Dataset, columns: data.Columns, processor: Any, max_length: int
+) -> Prepared:
+    """Encode texts, or prompts with their completions, as `task.encode` cuts them; each window is an example."""
+    completions = None if columns.label is None else data.texts(dataset, columns.label)
+    found = task.encode(data.texts(dataset, columns.input), completions, processor, max_length)
+    owners = np.array(found.owners, np.int32)
+    return Prepared(data.Encoded.of(found.tokens, found.targets, per_token=True, owners=owners), found.truncated)
 
 
 def prepare_texts(texts: Sequence[str], processor: Any, max_length: int, targets: Any = None) -> Prepared:

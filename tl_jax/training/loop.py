@@ -56,8 +56,9 @@ class Loop:
     `step(p)` is the compiled `(state, batch, hyper) -> (state, metrics)` of phase p. The phases start at `starts`, and
     `thaw(state, p)` makes the state that phase p begins with of the last one before it. `batch(i)` is the batch of step
     i, of at most `shapes` shapes, as the host reads it and as the step does; `rate(i)` the learning rate, `hyper(rate)`
-    the numbers that a step takes. `validate(i, state)` gives, for the state after i steps, metrics with `monitor`
-    among them, every `validate_every` epochs and at the end (None: no validation, the last state is the best).
+    the numbers that a step takes. `validate(i, state)` gives, for the state after i steps, metrics with `monitor` among
+    them, the higher the better (the lower, if its name has a minus in front), every `validate_every` epochs and at the
+    end (None: no validation, the last state is the best).
     `snapshot(state)` gives all arrays of a checkpoint, `result(state)` those of the outcome. `where(index)` names an
     example.
     """
@@ -177,7 +178,8 @@ class Loop:
         """
         assert self.validate is not None
         metrics = self.validate(i, state)
-        score = float(metrics[self.monitor])
+        name = self.monitor.removeprefix("-")
+        score = float(metrics[name]) if name == self.monitor else -float(metrics[name])
         if score > memory.best_score:
             memory.worse = 0
         else:
@@ -188,7 +190,7 @@ class Loop:
             self.checkpoints.save_best(i, self.result(state), asdict(memory))
         self.events.evaluated(step=i, epoch=i / self.per_epoch, metrics=metrics, best=best)
         if memory.done:
-            self.events.message(f"no better {self.monitor} in {memory.worse} evaluations: stopping at step {i}")
+            self.events.message(f"no better {name} in {memory.worse} evaluations: stopping at step {i}")
 
     def _diverged(self, at: int, batch: Mapping[str, Any], loss: float, norm: float) -> Diverged:
         index = np.asarray(batch["index"]).ravel()

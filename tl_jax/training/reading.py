@@ -10,11 +10,13 @@ from typing import Any
 from tl_jax import data
 from tl_jax.errors import InputError
 from tl_jax.pictures import Picture
-from tl_jax.training.examples import prepare, prepare_texts
+from tl_jax.tasks import is_labelled
+from tl_jax.training.examples import prepare, prepare_texts, prepare_windows
 from tl_jax.training.image_examples import image_store, prepare_images
 
 Say = Callable[[str], object]
 _OF_TEXTS = ("encode", "max_length", "pad_id")
+_OF_LANGUAGE = (*_OF_TEXTS, "ids", "decode", "eos_id")
 _OF_IMAGES = ("shape", "mode", "resample", "identity", "pixels", "scaled")
 
 
@@ -35,7 +37,7 @@ class Reading(ABC):
     def labelled(
         self, dataset: data.Dataset, columns: Any, labels: Sequence[str], say: Say, name: str = ""
     ) -> data.Examples:
-        """Encode a labelled data set; an example's index is its place in `dataset`.
+        """Encode a data set with what is to be predicted; `place` of the examples says what each was made of.
 
         Raises `InputError` for inputs that cannot be read and labels that are missing or not among `labels`.
         """
@@ -83,6 +85,21 @@ class TextReading(Reading):
 
 
 @dataclass(frozen=True)
+class LanguageReading(TextReading):
+    """Texts that are to be continued, cut by `task` into windows of up to `max_length` tokens."""
+
+    task: Any
+
+    def labelled(
+        self, dataset: data.Dataset, columns: Any, labels: Sequence[str], say: Say, name: str = ""
+    ) -> data.Encoded:
+        found = prepare_windows(self.task, dataset, columns, self.processor, self.max_length)
+        if note := found.note(self.max_length, name):
+            say(note)
+        return found.examples
+
+
+@dataclass(frozen=True)
 class ImageReading(Reading):
     """Images; what is done with those that cannot be read is `corrupt`. With `keep` their bytes are kept on disk."""
 
@@ -125,7 +142,7 @@ def _unheard(text: str) -> None:
 
 
 def reading(
-    reads: str,
+    task: Any,
     processor: Any,
     *,
     name: str | None = None,
@@ -133,15 +150,16 @@ def reading(
     corrupt: str = "refuse",
     keep: bool = True,
 ) -> Reading:
-    """The reading of a task that reads `reads` ("tokens" or "image"), by the processor of the model called `name`.
+    """The reading that `task` needs, by the processor of the model called `name`.
 
     Raises `InputError` for a model that has none, and for one that does not do.
     """
-    image = reads == "image"
+    image = getattr(task, "reads", "tokens") == "image"
     if processor is None:
         lacks = "image processor (preprocessor_config.json): images" if image else "tokenizer: texts"
         raise InputError(f"the model ({name}) has no {lacks} cannot be encoded")
-    if lacking := [wanted for wanted in (_OF_IMAGES if image else _OF_TEXTS) if not hasattr(processor, wanted)]:
+    needed = _OF_IMAGES if image else _OF_TEXTS if is_labelled(task) else _OF_LANGUAGE
+    if lacking := [wanted for wanted in needed if not hasattr(processor, wanted)]:
         hint = (
             "tl.pretrained.ImageProcessor makes one of what a preprocessor_config.json says"
             if image
@@ -150,4 +168,5 @@ def reading(
         raise InputError(f"the model's processor, {type(processor).__name__}, has no {', '.join(lacking)}: {hint}")
     if image:
         return ImageReading(processor, corrupt, keep)
-    return TextReading(processor, max_length or processor.max_length)
+    length = max_length or processor.max_length
+    return TextReading(processor, length) if is_labelled(task) else LanguageReading(processor, length, task)

@@ -33,6 +33,7 @@ from tl_jax.trees import by_path
 Batch = Mapping[str, Any]
 Loss = Callable[[Mapping[str, Any], Batch], tuple[jax.Array, jax.Array]]
 Step = Callable[[State, Batch, Mapping[str, Any]], tuple[State, dict[str, jax.Array]]]
+Report = Callable[[Mapping[str, Any], Batch], dict[str, jax.Array]]
 Evaluation = Callable[[Mapping[str, Any], Batch], tuple[dict[str, jax.Array], dict[str, jax.Array]]]
 
 # What matrix products are computed in; None leaves it to JAX ("bfloat16" models are cast by the caller).
@@ -130,10 +131,12 @@ def eval_step(
     precision: str = "float32",
     placement: Placement = ANYWHERE,
     start: str | None = None,
+    report: Report | None = None,
 ) -> Evaluation:
     """`(variables, batch) -> (outputs, {"loss_sum", "weight"})` in evaluation mode, pure; `start` as in `train_step`.
 
-    `outputs` are what the last stage writes (`logits`): the rest of the state is not worth its memory.
+    `outputs` are what the last stage writes (`logits`): the rest of the state is not worth its memory. Where even that
+    is not, `report(state, batch)` says what is, arrays by name.
     """
     policy = policy_of(precision)
 
@@ -142,6 +145,7 @@ def eval_step(
             outputs = model.apply(placement.gathered(variables), inputs_of(batch), start=start)
             total, weight = loss(outputs, batch)
         written = {name: outputs[name] for name in model.stages[-1].writes}
+        written = written if report is None else report(outputs, batch)
         return placement.whole(written), {"loss_sum": total, "weight": weight}
 
     return step
@@ -175,9 +179,10 @@ def compiled_eval_step(
     precision: str = "float32",
     placement: Placement = ANYWHERE,
     start: str | None = None,
+    report: Report | None = None,
 ) -> Any:
     """`eval_step`, jitted: one jitted function per value of its arguments. The batch is given as host arrays."""
-    return _compiled_eval_step(model, *_by_value(loss), precision, placement, start)
+    return _compiled_eval_step(model, *_by_value(loss), precision, placement, start, *_by_value(report))
 
 
 @lru_cache(maxsize=64)
@@ -200,9 +205,17 @@ def _compiled_train_step(
 
 @lru_cache(maxsize=64)
 def _compiled_eval_step(
-    model: Model, loss: Loss, owner: Any, precision: str, placement: Placement, start: str | None
+    model: Model,
+    loss: Loss,
+    owner: Any,
+    precision: str,
+    placement: Placement,
+    start: str | None,
+    report: Report | None,
+    reporter: Any,
 ) -> Any:
-    step = eval_step(model, _bound(loss, owner), precision=precision, placement=placement, start=start)
+    how: dict[str, Any] = {"precision": precision, "placement": placement, "start": start}
+    step = eval_step(model, _bound(loss, owner), report=report and _bound(report, reporter), **how)
     return placement.fed(jax.jit(step))
 
 
@@ -245,10 +258,10 @@ def _hashable(labels: Any) -> tuple[tuple[str, Any], ...]:
     return tuple((p, g if g is FROZEN else replace(g, name="")) for p, g in by_path(labels).items())
 
 
-def _by_value(loss: Loss) -> tuple[Loss, Any]:
+def _by_value(loss: Any) -> tuple[Any, Any]:
     """A bound method as its function and its owner: methods of equal owners do not compare equal."""
     return getattr(loss, "__func__", loss), getattr(loss, "__self__", None)
 
 
-def _bound(loss: Loss, owner: Any) -> Loss:
+def _bound(loss: Any, owner: Any) -> Any:
     return loss if owner is None else MethodType(loss, owner)
