@@ -1,0 +1,82 @@
+"""A story teller learns plays: stories260K (a Llama of 260,032 parameters, TinyStories) on Zora Neale Hurston's plays.
+
+python experiments/stories.py      STEPS=… for another number of steps than 300
+
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+import tl_jax as tl
+from tl_jax.data import PassShape, infer_completions
+from tl_jax.data import open as open_data
+from tl_jax.tasks import CausalLM
+from tl_jax.training.evaluation import evaluate
+from tl_jax.training.examples import prepare_windows
+
+DATA = Path(__file__).resolve().parents[1] / os.environ.get("TL_JAX_DATA", "../shared/data")
+MODEL, CORPUS = DATA / "w_stories260k_llama", DATA / "t_lm_corpora" / "zora_neale_hurston.txt"
+OUT = Path("runs/stories")
+METHODS = ("full", "lora:rank=8,targets=attention|mlp", "scratch")
+LENGTH, STEPS, SEEDS = 256, int(os.environ.get("STEPS", "300")), (0, 1, 2)
+PROMPTS = ("LIGE:", "Once upon a time")
+
+
+def split() -> tuple[Path, Path]:
+    """The first nine tenths of the corpus to learn, the last to be scored on."""
+    text = CORPUS.read_text("utf-8")
+    at = text.index("\n\n", len(text) * 9 // 10)
+    OUT.mkdir(parents=True, exist_ok=True)
+    for name, part in (("train", text[:at]), ("test", text[at:])):
+        (OUT / f"{name}.txt").write_text(part, "utf-8")
+    return OUT / "train.txt", OUT / "test.txt"
+
+
+def base(test: Path) -> float:
+    """The perplexity of the model as it came."""
+    model, variables = tl.load(str(MODEL))
+    dataset = open_data(test)["train"]
+    examples = prepare_windows(CausalLM(), dataset, infer_completions(dataset), model.processor, LENGTH).examples
+    batches = PassShape(16, (LENGTH,)).over(examples, model.processor.pad_id)
+    return float(evaluate(model, CausalLM(), variables, batches, "float32")["perplexity"])
+
+
+def main() -> None:
+    """Fine-tune by each method and seed, and print the table and the samples."""
+    train, test = split()
+    print(f"{'method':36}  perplexity on the last tenth")
+    print(f"{'as it came':36}  {base(test):7.2f}")
+    samples = {}
+    for method in METHODS:
+        found = []
+        for seed in SEEDS:
+            out = OUT / f"{method.partition(':')[0]}-{seed}"
+            run = tl.finetune(
+                str(MODEL),
+                str(train),
+                task=CausalLM(),
+                eval_data=str(test),
+                method=method,
+                steps=STEPS,
+                batch_size=16,
+                max_length=LENGTH,
+                seed=seed,
+                out=str(out),
+                resume=True,
+                quiet=True,
+            )
+            found.append(run.metrics["perplexity"])
+            samples.setdefault(method, run.generate(PROMPTS, max_new_tokens=80, temperature=0.7, seed=0))
+        spread = np.std(found, ddof=1) * 4.303 / np.sqrt(len(found))  # Student's t, 95 %, two degrees of freedom
+        print(f"{method:36}  {np.mean(found):7.2f} ± {spread:.2f}")
+    for method, texts in samples.items():
+        for prompt, text in zip(PROMPTS, texts, strict=True):
+            print(f"\n{method}, {prompt!r}:\n    " + f"{prompt}{text}".replace("\n", "\n    "))
+
+
+if __name__ == "__main__":
+    main()
