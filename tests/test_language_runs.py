@@ -13,6 +13,7 @@ import pytest
 import tl_jax as tl
 from tests import tiny
 from tests.tiny_language import ANIMALS, PLACES, story, write_llama, write_pairs
+from tl_jax.cli.main import main
 from tl_jax.errors import InputError
 from tl_jax.pretrained import load
 
@@ -117,6 +118,13 @@ def test_methods_learn(method, tuned, place):
     base = load(place / "model")[1]["params"]["embeddings"]["token"]["embedding"]
     same = np.array_equal(run.variables["params"]["embeddings"]["token"]["embedding"], base)
     assert same == (method.startswith(("last_layers", "lora")))
+
+
+def test_the_command_continues_as_the_run_does(tuned, capsys):
+    run = tuned("full")
+    assert main(["predict", str(run.folder), *PROMPTS[:2], "--max-new-tokens", "6"]) == 0
+    said = [json.loads(line)["continuation"] for line in capsys.readouterr().out.splitlines()]
+    assert said == run.generate(PROMPTS[:2], max_new_tokens=6)
 
 
 def test_samples_follow_the_seed(tuned):

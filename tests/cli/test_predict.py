@@ -34,6 +34,18 @@ def test_texts_as_arguments(behind: Any, capsys: pytest.CaptureFixture[str]) -> 
     assert err == "tl-jax: opening runs/x; loading JAX\nas it opens\n"
 
 
+def test_how_a_language_model_continues(
+    behind: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(predict, "AT_ONCE", 2)
+    how = ["--max-new-tokens", "9", "--temperature", "0.8", "--top-k", "5", "--top-p", "90%", "--seed", "7"]
+    assert main(["predict", "runs/x", "once", "upon", "a time", *how]) == 0
+    drawn = {"max_new_tokens": 9, "temperature": 0.8, "top_k": 5, "top_p": 0.9}
+    assert behind.generated == [(["once", "upon"], {**drawn, "seed": 7}), (["a time"], {**drawn, "seed": 9})]
+    lines = capsys.readouterr().out.splitlines()
+    assert json.loads(lines[2]) == {"text": "a time", "continuation": " and so on"}
+
+
 @pytest.mark.parametrize("argument", [[], ["-"]])
 def test_standard_input(behind: Any, monkeypatch: pytest.MonkeyPatch, argument: list[str]) -> None:
     standard_input(monkeypatch, b"one\n\ntwo, with a comma\r\nlast")

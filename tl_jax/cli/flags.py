@@ -96,6 +96,18 @@ TABLE: dict[str, tuple[Flag, ...]] = {
         Flag("--no-cache", "compute what is frozen in every step, and keep no features on disk", None),
         Flag("--seed", "decides everything that is drawn", whole(0), "N"),
     ),
+    "continuation": (
+        Flag(
+            "--max-new-tokens",
+            "tokens a language model adds to a text, at most",
+            whole(1),
+            "N",
+            default="64, or half of what its texts may have",
+        ),
+        Flag("--temperature", "draw its tokens, the more freely the higher", zero_or_more, "T", default="0: likeliest"),
+        Flag("--top-k", "draw among the N likeliest", whole(0), "N", default="0: all"),
+        Flag("--top-p", "draw among the likeliest that have this share together", share, "SHARE", default="1: all"),
+    ),
     "comparison": (
         Flag("--methods", f"what to compare, separated by commas: {', '.join(METHODS)}", metavar="NAMES"),
         Flag("--seeds", "how many seeds each is run with: 3 is 0, 1, 2", whole(1), "N"),

@@ -1,6 +1,6 @@
 """Asks a run about texts or images: one JSON line each, with the label and the probability of every label.
 
-Of a language model each line has the text and its continuation, the likeliest.
+Of a language model each line has the text and its continuation, the likeliest unless --temperature has it drawn.
 
 Examples:
 
@@ -8,6 +8,7 @@ Examples:
   tl-jax predict runs/tickets new.csv
   cut -f 2 inbox.tsv | tl-jax predict runs/tickets
   tl-jax predict runs/flowers rose.jpg holiday/
+  tl-jax predict runs/plays "Once upon a time" --max-new-tokens 100 --temperature 0.8 --seed 1
 
 Of a folder all images are asked about, also those in folders inside it. A text that begins with a dash goes after `--`.
 """
@@ -30,7 +31,8 @@ from tl_jax.errors import InputError, did_you_mean
 
 HELP = "ask a run about texts or images"
 CHOICES = ("--batch-size",)
-TAKES = ("--model", "--text-column", "--image-column", *CHOICES, "--format", "--verbose")
+CONTINUING = ("--max-new-tokens", "--temperature", "--top-k", "--top-p", "--seed")
+TAKES = ("--model", "--text-column", "--image-column", *CHOICES, *CONTINUING, "--format", "--verbose")
 TABLES = (".csv", ".tsv", ".jsonl")  # files with columns; in any other a line is a text
 AT_ONCE = 4096  # texts read before the first answer is printed
 IMAGES_AT_ONCE = 256
@@ -54,8 +56,10 @@ def describe(parser: argparse.ArgumentParser) -> None:
             "text_column": "the one trained on",
             "image_column": "inferred",
             "batch_size": "the run's",
+            "seed": "0",
             "format": "jsonl, or table",
         },
+        words={"--seed": "decides what is drawn of a language model"},
         read={"--format": one_of("jsonl", "table")},
     )
 
@@ -79,12 +83,25 @@ def run(args: argparse.Namespace) -> int:
     show = _table if getattr(args, "format", "jsonl") == "table" else _lines
     count = 0
     while some := list(islice(asked, at_once)):
-        print(show(opened.predict(some, **flags.given(args, CHOICES))), flush=True)
+        print(show(_answers(opened, some, args, count)), flush=True)
         count += len(some)
     if count == 0:
         named = ", ".join(args.texts) if opened.role == "image" and args.texts else _named(source)
         raise InputError(f"{named} holds no {opened.role}")
     return 0
+
+
+def _answers(opened: Any, asked: list[Any], args: argparse.Namespace, before: int) -> list[Mapping[str, Any]]:
+    """What the run says of `asked`, which come after so many others."""
+    how, batch = flags.given(args, CONTINUING), flags.given(args, CHOICES)
+    if not how:
+        answers: list[Mapping[str, Any]] = opened.predict(asked, **batch)
+        return answers
+    how["seed"] = how.get("seed", 0) + before
+    return [
+        {"text": text, "continuation": more}
+        for text, more in zip(asked, opened.generate(asked, **how, **batch), strict=True)
+    ]
 
 
 def _images(arguments: Sequence[str], column: str | None) -> Iterator[Any]:
