@@ -129,9 +129,8 @@ def test_tied_weights_that_differ_are_told(tmp_path, rng, seed):
 
 
 def test_early_files_hold_frequencies_and_early_keys(tmp_path, rng, seed):
-    folder = write(
-        tmp_path / "theirs", "llama", rng, seed, rope_parameters={"rope_type": "default", "rope_theta": 50.0}
-    )
+    later = {"rope_type": "default", "rope_theta": 50.0}
+    folder = write(tmp_path / "theirs", "llama", rng, seed, rope_parameters=later, rope_scaling=None)
     before = load(folder)[0]
     set_json(folder / "config.json", rope_parameters=None, rope_theta=50.0, rope_scaling=None, dtype=None)
     set_json(folder / "config.json", torch_dtype="float32")
