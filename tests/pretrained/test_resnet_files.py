@@ -319,3 +319,20 @@ def test_bfloat16_computes(resnet: Folder, rng: np.random.Generator) -> None:
     fine, coarse = (outputs(m, variables, {"image": images}) for m in (model, model.cast(jnp.bfloat16)))
     assert (coarse["hidden"].dtype, coarse["logits"].dtype) == (jnp.bfloat16, jnp.float32)
     assert relative(coarse["logits"], fine["logits"]) < 0.25
+
+
+def test_a_file_alone_prepares_images_as_is_usual(checkpoint: Any, tmp_path: Path, rng: np.random.Generator) -> None:
+    """torchvision: Resize(256), CenterCrop(224), ToTensor, Normalize. CIFAR nets: 32 x 32, the same numbers."""
+    from PIL import Image
+
+    image = Image.fromarray(rng.integers(0, 256, (300, 400, 3), np.uint8))
+    mean, std = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])
+    cropped = np.asarray(image.resize((341, 256), Image.Resampling.BILINEAR))[16:240, 58:282]
+    model, variables = load(checkpoint(num_channels=3)[1])
+    assert relative(model.processor([image])["image"][0], (cropped / 255 - mean) / std) < 1e-6
+    small = np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR))
+    cifar, _ = load(checkpoint(cifar=True, num_channels=3, form="safetensors")[1])
+    assert relative(cifar.processor([image])["image"][0], (small / 255 - mean) / std) < 1e-6
+    again = load(save(tmp_path / "out", model, variables))[0]
+    assert again.processor.config == model.processor.config
+    assert load(checkpoint(num_channels=1, form="legacy")[1])[0].processor is None  # grey: nothing is usual

@@ -68,5 +68,7 @@ def test_what_they_get_right(net: str, data: Path) -> None:
         pytest.skip(f"no {path}")
     sample = np.load(path)
     images, labels = sample["test_images"], sample["test_labels"]
-    logits = outputs(model, variables, {"image": prepared(images)})["logits"]
+    inputs = model.processor(list(images))
+    assert relative(inputs["image"], prepared(images)) < 1e-6
+    logits = outputs(model, variables, inputs)["logits"]
     assert len(labels) == 1000 and int((np.asarray(logits).argmax(-1) == labels).sum()) == RIGHT[net]

@@ -191,6 +191,23 @@ def infer(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any] | None:
     return config | ({"num_labels": heads[0][0]} if heads else {})
 
 
+def preprocessing(config: ResNetConfig) -> dict[str, Any]:
+    """The preprocessor_config.json of nets that come as a file alone: torchvision's, or that of the CIFAR nets.
+
+    The former's is Resize(256), CenterCrop(224), bilinear; both have the mean and deviation of ImageNet's colours.
+    """
+    colours = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "resample": 2}
+    side = config.image_shape[0]
+    if config.stem == "cifar":
+        return {"image_processor_type": "ViTImageProcessor", "size": {"height": side, "width": side}, **colours}
+    return {
+        "image_processor_type": "ConvNextImageProcessor",
+        "size": {"shortest_edge": side},
+        "crop_pct": side / 256,
+        **colours,
+    }
+
+
 def _check_block(kernels: Mapping[str, tuple[int, ...]], level: str, inside: int) -> None:
     """Refuse blocks that are wider, or in more groups, than those of a ResNet; `inside` is the width of one of those.
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax.numpy as jnp
@@ -121,7 +122,7 @@ def load_deferred(
         model = describing.chain(config, described.pooling, described.labels)
     rows = expected["embeddings/token/embedding"][0] if "embeddings/token/embedding" in expected else None
     if images:
-        processor: Any = _image_processor(folder, settings, image_size)
+        processor: Any = _image_processor(source, architecture, settings, image_size)
     else:
         processor = None if source.file else TextProcessor.read(folder, settings.positions, rows)
     info = ModelInfo(
@@ -169,8 +170,14 @@ def reads_images(name: str) -> bool:
         return False
 
 
-def _image_processor(folder: Path, settings: Any, size: int | None) -> ImageProcessor | None:
-    found = ImageProcessor.read(folder, settings.image_shape[-1])
+def _image_processor(
+    source: Source, architecture: ModuleType, settings: Any, size: int | None
+) -> ImageProcessor | None:
+    """The one beside the weights; that which is usual for the family, where a file of colour images' lies alone."""
+    channels = settings.image_shape[-1]
+    found = ImageProcessor.read(source.folder, channels)
+    if found is None and source.file is not None and channels == 3 and hasattr(architecture, "preprocessing"):
+        found = ImageProcessor(architecture.preprocessing(settings), channels)
     return found if found is None or size is None else found.at_size(size)
 
 
