@@ -20,7 +20,7 @@ from tests.parity import PARITY, assert_same_bits, relative
 from tests.pretrained.conftest import assert_same_tensors, outputs, pickle_weights, rewrite, tensors_of
 from tl_jax.errors import InputError
 from tl_jax.models.heads import classifier
-from tl_jax.pretrained import Source, check_unchanged, fingerprint, load, save
+from tl_jax.pretrained import Source, check_unchanged, fingerprint, load, reads_images, save
 from tl_jax.pretrained.weights import read, read_file
 from tl_jax.rules import map_paths, paths
 
@@ -328,7 +328,9 @@ def test_a_file_alone_prepares_images_as_is_usual(checkpoint: Any, tmp_path: Pat
     image = Image.fromarray(rng.integers(0, 256, (300, 400, 3), np.uint8))
     mean, std = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])
     cropped = np.asarray(image.resize((341, 256), Image.Resampling.BILINEAR))[16:240, 58:282]
-    model, variables = load(checkpoint(num_channels=3)[1])
+    path = checkpoint(num_channels=3)[1]
+    assert reads_images(str(path))
+    model, variables = load(path)
     assert relative(model.processor([image])["image"][0], (cropped / 255 - mean) / std) < 1e-6
     small = np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR))
     cifar, _ = load(checkpoint(cifar=True, num_channels=3, form="safetensors")[1])

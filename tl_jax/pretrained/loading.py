@@ -162,8 +162,11 @@ def _warn_of_no_numbers(variables: Mapping[str, Any], source: Source) -> None:
 
 
 def reads_images(name: str) -> bool:
-    """Whether the model called `name`, a folder or a hub repository, starts from images; False if that is unknown."""
+    """Whether the model called `name`, a folder, a file or a hub repository, starts from images; False if unknown."""
     try:
+        if Path(name).expanduser().is_file():
+            place = resolve(name).place
+            return families.reads_images(_config_of(weights.read_file(place), None, place)["model_type"])
         path = config_of(name)
         return path is not None and families.reads_images(str(read_json(path).get("model_type")))
     except InputError:

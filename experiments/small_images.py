@@ -1,0 +1,55 @@
+"""From CIFAR-10 to flowers and to digits: a ResNet-20 of 269,722 parameters, at 4, 32 and all labels a class.
+
+    python experiments/small_images.py            all three data sets; flowers, mnist or usps: one of them
+
+compares no transfer (`scratch`) with a probe, the last three blocks and all of them (`full`), seeds 0, 1, 2, and prints
+a table and what it shows for each; the curves lie in runs/small_images. A finished cell is not run again: a stopped
+comparison goes on.
+
+Weights and data are the folders w_cifar_resnet, i_flowers5 and i_digits_mnist_usps under TL_JAX_DATA (default
+../shared/data).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import tl_jax as tl
+
+DATA = Path(__file__).resolve().parents[1] / os.environ.get("TL_JAX_DATA", "../shared/data")
+MODEL = DATA / "w_cifar_resnet" / "resnet20.safetensors"
+METHODS = ("scratch", "probe", "last_layers:k=3", "full")
+
+
+def data(name: str) -> Any:
+    """What `compare` takes: a file, or arrays where the file does not say what is to be scored."""
+    digits = DATA / "i_digits_mnist_usps" / "mnist_t10k_usps.npz"
+    if name == "flowers":
+        return str(DATA / "i_flowers5" / "flowers5_64.npz")
+    if name == "usps":
+        return f"{digits}:usps"
+    arrays = np.load(digits)
+    images, labels = list(arrays["mnist_images"]), [str(label) for label in arrays["mnist_labels"]]
+    parts = {"train": slice(0, 5000), "test": slice(5000, None)}
+    return {name: {"image": images[part], "label": labels[part]} for name, part in parts.items()}
+
+
+def main(names: list[str]) -> None:
+    """Run the cells that are not finished, and print the comparisons."""
+    for name in names or ["flowers", "usps", "mnist"]:
+        out = f"runs/small_images/{name}"
+        found = tl.compare(
+            str(MODEL), data(name), methods=METHODS, shots="4,32,all", seeds=3, out=out, resume=Path(out).exists()
+        )
+        print(f"\n{name}\n\n{found}", flush=True)
+
+
+if __name__ == "__main__":
+    if unknown := set(sys.argv[1:]) - {"flowers", "usps", "mnist"}:
+        sys.exit(f"unknown data {', '.join(sorted(unknown))}: flowers, usps, mnist")
+    main(sys.argv[1:])
