@@ -81,9 +81,7 @@ def inspect(model: Model, variables: Variables) -> Inspection:
     """
     owned: dict[int, list[Leaf]] = {}
     for path, array in paths(variables).items():
-        statistics = path.startswith("batch_stats/")
-        owner = model.depth(path.partition("/")[2] if statistics else path)
-        owned.setdefault(owner, []).append(_leaf(path, array))
+        owned.setdefault(model.depth(path), []).append(_leaf(path, array))
     first: dict[str, int] = {}
     links = []
     for depth, stage in enumerate(model.stages):

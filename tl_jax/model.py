@@ -47,6 +47,7 @@ STATE_KEYS: dict[str, str] = {
     "pooled": "[N, D] one vector per example",
     "logits": "f32 [N, labels], or [B, T, vocabulary] of a language model",
 }
+_BEFORE_STAGES = {"adapters": 2, "batch_stats": 1}  # parts of a leaf's path that come before its stage's scope
 _OPTIONAL = frozenset({"noise", "starts"})  # a stage that reads one gets None where the state has none
 _FOREIGN_KEYS = {
     "input_ids": "tokens",
@@ -235,7 +236,10 @@ class Model:
         return self.names.index(at)
 
     def depth(self, path: str) -> int:
-        """The index of the first stage that owns the leaf at `path` (an adapter's leaf belongs to its site's stage)."""
+        """The index of the first stage that owns the leaf at `path`.
+
+        An adapter's leaf belongs to its site's stage, what a norm keeps (`batch_stats/…`) to the norm's.
+        """
         return self._first(path, borrowed=False)
 
     def first_use(self, path: str) -> int:
@@ -244,7 +248,7 @@ class Model:
 
     def _first(self, path: str, *, borrowed: bool) -> int:
         parts = path.split("/")
-        inner = "/".join(parts[2:]) if parts[0] == "adapters" else path
+        inner = "/".join(parts[_BEFORE_STAGES.get(parts[0], 0) :])
         home = self._owner(inner)
         for i, stage in enumerate(self.stages):
             if stage.home == home or (borrowed and any(within(inner, owner) for _, owner in stage.borrows)):

@@ -94,8 +94,9 @@ class EncodedImages(Examples):
         """The examples at `places` as a batch of `rows` rows; rows beyond them are padding.
 
         image float32 [rows, H, W, C]; noise uint32 [rows, 1]; targets [rows, …]; weights float32 and index int32
-        [rows]. Rows of padding are 0, with weight 0 and index -1. Examples that have features are given by these
-        alone. A `change` is drawn for each example by `key` (seed and step).
+        [rows]. Rows of padding have weight 0, index -1 and target 0; they show the batch's own images again, so that a
+        batch norm sees no others. Examples that have features are given by these alone. A `change` is drawn for each
+        example by `key` (seed and step).
         """
         count = len(places)
         index = np.full(rows, -1, np.int32)
@@ -106,9 +107,10 @@ class EncodedImages(Examples):
             found[:count] = values
             return found
 
-        given = {name: laid(feature.values[places]) for name, feature in self.features.items()}
+        again = np.resize(np.arange(count), rows)
+        given = {name: feature.values[places[again]] for name, feature in self.features.items()}
         if not given:
-            given["image"] = laid(self.processor.scaled(self._pixels(places, change, key)))
+            given["image"] = self.processor.scaled(self._pixels(places, change, key))[again]
         return {
             **given,
             "noise": position_noise(index, np.zeros_like(index))[:, None],
