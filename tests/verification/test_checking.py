@@ -283,9 +283,10 @@ def test_the_best_that_is_here_is_chosen_and_said(copied: Path) -> None:
     found = tl.verify(copied)
     assert (found.against, found.passed) == ("structure", True)
     assert found.said.startswith("structure only: ")
-    assert "torch and transformers would be needed to compare outputs, or a certificate in" in found.said
+    why = "outputs are not compared: it needs pip install torch transformers, and"
+    assert why in found.said and found.said.endswith(f"{copied} holds no certificate")
     assert all(stage.error is None for stage in found.stages) and "not compared" in str(found)
-    with pytest.raises(InputError, match="the reference is not installed here: pip install torch transformers"):
+    with pytest.raises(InputError, match="there is no reference for it here: it needs pip install torch transformers"):
         tl.verify(copied, against="reference")
 
 

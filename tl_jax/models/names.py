@@ -157,6 +157,14 @@ class NameMap:
             return (prefix if inside else "") + entry.foreign.format(**numbers), entry.transform
         return None
 
+    def spellings(self, path: str) -> tuple[str, ...]:
+        """Every foreign name of our path without a prefix, those of other generations too; none for another's path."""
+        return tuple(
+            name.format(**numbers)
+            for entry, _, numbers in self._writers.find(path)
+            for name in (entry.foreign, *entry.older)
+        )
+
     def is_classifiers(self, foreign: str) -> bool:
         """Whether a name is one of those that a classifier's file has beside the backbone."""
         return any(not inside for _, inside, _ in self._readers.find(foreign))

@@ -19,13 +19,15 @@ from tl_jax import __version__
 from tl_jax.errors import InputError, did_you_mean
 from tl_jax.inspection import not_finite
 from tl_jax.model import Model
+from tl_jax.models.names import STATISTICS
 from tl_jax.pretrained import fingerprint, load
 from tl_jax.rules import map_paths, paths
 from tl_jax.run_folder import RunFolder
 from tl_jax.verification import certificate as certificates
-from tl_jax.verification import inputs, reference
+from tl_jax.verification import reference
 from tl_jax.verification.certificate import Certificate
-from tl_jax.verification.verdict import TOLERANCE, Checked, Verification
+from tl_jax.verification.kinds import kind_of
+from tl_jax.verification.verdict import TOLERANCE, Checked, Verification, difference
 
 AGAINST = ("reference", "golden", "structure")
 
@@ -56,7 +58,7 @@ def verify(
         raise InputError(f"{name_or_folder} is a run: tl-jax export writes its model, and that can be verified")
     model, variables = load(name_or_folder, pooling=pooling, revision=revision)
     place = model.info.source.folder if out is None else Path(out).expanduser()
-    chosen = against or _best(place)
+    chosen = against or _best(model, place)
     if chosen == "reference":
         return _with_reference(model, variables, place, say)
     if chosen == "golden":
@@ -65,12 +67,12 @@ def verify(
     leaves = paths(variables)
     said = f"structure only: {len(leaves)} tensors are where {model.info.family} has them, in shape"
     if against is None:
-        said += f"; {' and '.join(reference.missing())} would be needed to compare outputs, or a certificate in {place}"
+        said += f"; outputs are not compared: {reference.absent(model)}, and {place} holds no certificate"
     return Verification("structure", said, stages)
 
 
-def _best(place: Path) -> str:
-    if not reference.missing():
+def _best(model: Model, place: Path) -> str:
+    if not reference.absent(model):
         return "reference"
     return "golden" if certificates.exists(place) else "structure"
 
@@ -78,28 +80,30 @@ def _best(place: Path) -> str:
 def _with_reference(
     model: Model, variables: Mapping[str, Any], place: Path, say: Callable[[str], None]
 ) -> Verification:
-    if lacking := reference.missing():
-        raise InputError(f"the reference is not installed here: pip install {' '.join(lacking)}")
+    if why := reference.absent(model):
+        raise InputError(f"there is no reference for it here: {why}")
     _check_writable(place)
-    batch = inputs.batch(model)
+    kind = kind_of(model)
+    batch = kind.batch(model)
     say("transformers computes the same, in a process of its own")
     single = reference.compute(model, variables, batch, "float32")
     ours = _outputs(model, variables, batch)
     bounds: dict[str, float] = {}
-    errors = _errors(ours, single.outputs, batch["mask"])
+    errors = _errors(ours, single.outputs, batch.get("mask"))
     if not errors:
         raise InputError(f"none of the stages {', '.join(model.names)} is found in {single.kind} of transformers")
     if any(error > TOLERANCE for error in errors.values()):
         say("and once more in float64, for how exact its float32 is")
         exact = reference.compute(model, variables, batch, "float64")
-        theirs = _errors(single.outputs, exact.outputs, batch["mask"])
+        theirs = _errors(single.outputs, exact.outputs, batch.get("mask"))
         bounds = {stage: max(TOLERANCE, 2 * error) for stage, error in theirs.items()}
     stages = _checked(model, variables, errors, bounds)
     notes: tuple[str, ...] = ()
-    if isinstance(single.ids, str):
-        notes = (f"the tokenizer is not compared: transformers does not read it ({single.ids})",)
-    elif single.ids:
-        stages = (_tokenizer(inputs.ids(batch)[: len(single.ids)], single.ids, "in transformers"), *stages)
+    if isinstance(single.prepared, str):
+        notes = (f"the {kind.PROCESSOR} is not compared: transformers does not read it ({single.prepared})",)
+    elif single.prepared:
+        same = kind.prepared(batch)[: len(single.prepared)]
+        stages = (kind.compared(same, single.prepared, "in transformers"), *stages)
     said = ", ".join(f"{name} {single.versions[name]}" for name in reference.PACKAGES)
     done = Verification("reference", f"compared with {single.kind} of transformers ({said})", stages, notes=notes)
     if not done.passed:
@@ -126,26 +130,19 @@ def _with_golden(model: Model, variables: Mapping[str, Any], place: Path) -> Ver
     if before.pooling != model.info.pooling:
         raise InputError(f"the certificate in {place} is of --pooling {before.pooling}, not {model.info.pooling}")
     bounds = {stage: float(entry["bound"]) for stage, entry in before.stages.items()}
-    errors = _errors(_outputs(model, variables, batch), outputs, batch["mask"])
+    errors = _errors(_outputs(model, variables, batch), outputs, batch.get("mask"))
     now = certificates.digests(variables)
     changed = [path for path, digest in now.items() if before.tensors.get(path) != digest]
     stages = _checked(model, variables, errors, bounds, changed)
     if model.info.processor is not None:
-        stages = (_tokenizer(inputs.ids(inputs.batch(model)), inputs.ids(batch), "at the certificate"), *stages)
+        kind = kind_of(model)
+        anew = kind.prepared(kind.batch(model))
+        stages = (kind.compared(anew, kind.prepared(batch), "at the certificate"), *stages)
     files = fingerprint(model.info.source)
     others = [name for name in sorted({*before.files, *files}) if before.files.get(name) != files.get(name)]
     notes = (f"not the files of the certificate: {', '.join(others)}",) if others else ()
     said = f"compared with the outputs that {before.reference} of transformers gave on {before.made}"
     return Verification("golden", said, stages, notes=notes)
-
-
-def _tokenizer(ours: list[list[int]], theirs: list[list[int]], where: str) -> Checked:
-    """Whether texts become the same tokens."""
-    differing = next((pair for pair in zip(ours, theirs, strict=False) if pair[0] != pair[1]), None)
-    if differing is None and len(ours) == len(theirs):
-        return Checked("tokenizer", "tokens", 0.0, 0.0)
-    mine, other = differing or ([], [])
-    return Checked("tokenizer", "tokens", faults=(f"a text becomes {mine[:8]}, and {other[:8]} {where}",))
 
 
 def _check_writable(place: Path) -> None:
@@ -171,19 +168,16 @@ def _outputs(model: Model, variables: Mapping[str, Any], batch: Mapping[str, np.
     return written
 
 
-def _errors(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray], mask: np.ndarray) -> dict[str, float]:
-    """max|a - b| / max|b| of each stage that both have, where there is no padding."""
-    found = {}
-    for stage in (stage for stage in ours if stage in theirs):
-        a, b = (np.asarray(of[stage], np.float64) for of in (ours, theirs))
-        if a.shape != b.shape:
-            found[stage] = np.inf
-            continue
-        if a.shape[:2] == mask.shape:
-            a, b = a[mask], b[mask]
-        error = float(np.abs(a - b).max())
-        found[stage] = error and error / float(np.abs(b).max())
-    return found
+def _errors(
+    ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray], mask: np.ndarray | None
+) -> dict[str, float]:
+    """The `difference` of each stage that both have, where there is no padding."""
+
+    def real(array: np.ndarray) -> np.ndarray:
+        by_token = mask is not None and array.ndim > mask.ndim and array.shape[: mask.ndim] == mask.shape
+        return array[mask] if by_token else array
+
+    return {stage: difference(real(ours[stage]), real(theirs[stage])) for stage in ours if stage in theirs}
 
 
 def _checked(
@@ -197,9 +191,11 @@ def _checked(
     faults: dict[int, list[str]] = {}
     for path, leaf in paths(variables).items():
         if count := not_finite(leaf):
-            faults.setdefault(model.depth(path), []).append(f"{path} holds {count:,} numbers that are NaN or infinite")
+            faults.setdefault(_depth(model, path), []).append(
+                f"{path} holds {count:,} numbers that are NaN or infinite"
+            )
     for path in changed or ():
-        faults.setdefault(model.depth(path), []).append(f"{path} has changed since the certificate")
+        faults.setdefault(_depth(model, path), []).append(f"{path} has changed since the certificate")
     return tuple(
         Checked(
             stage.name,
@@ -210,3 +206,8 @@ def _checked(
         )
         for depth, stage in enumerate(model.stages)
     )
+
+
+def _depth(model: Model, path: str) -> int:
+    """The stage that owns a leaf, statistics among them."""
+    return model.depth(path.removeprefix(f"{STATISTICS}/"))

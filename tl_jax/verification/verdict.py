@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from tl_jax.tabular import columns
 
 TOLERANCE = 1e-5  # the law of parity, in float32
@@ -12,7 +14,7 @@ TOLERANCE = 1e-5  # the law of parity, in float32
 
 @dataclass(frozen=True)
 class Checked:
-    """A stage, or the tokenizer before them: what it writes, how far that is from what it should be (None: not
+    """A stage, or the processor before them: what it writes, how far that is from what it should be (None: not
     compared), and how far it may be. `faults` are what is wrong with its parameters themselves.
     """
 
@@ -26,6 +28,15 @@ class Checked:
     def passed(self) -> bool:
         """Whether nothing is off."""
         return not self.faults and (self.error is None or self.error <= self.bound)
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> float:
+    """max|a - b| / max|b|; infinite for arrays of other shapes."""
+    if a.shape != b.shape:
+        return float("inf")
+    a, b = (np.asarray(array, np.float64) for array in (a, b))
+    error = float(np.abs(a - b).max())
+    return error and error / float(np.abs(b).max())
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,21 @@
-"""What a model is asked when it is verified: a few short texts, and tokens from all over its vocabulary."""
+"""What a model of texts is asked when it is verified: a few short texts, and tokens from all over its vocabulary."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from tl_jax.errors import InputError
 from tl_jax.model import Model
 from tl_jax.models.families import family
 from tl_jax.pretrained.tokenizer import EncodedTexts, TextProcessor, padded
+from tl_jax.verification.verdict import Checked
+
+PROCESSOR = "tokenizer"
+HEADS = {"pooler": "AutoModelForSequenceClassification", "none": "AutoModelForCausalLM"}
+# What transformers calls our inputs.
+_INPUTS = {"tokens": "input_ids", "mask": "attention_mask", "token_type": "token_type_ids"}
 
 TEXTS = ("Where is my parcel?", "I was charged twice — 20 € too much!", "naïve café, 東京, Zürich", "a")
 PAIRS = ("It left on Monday.", "refund")
@@ -25,18 +31,8 @@ def questions(model: Model) -> tuple[list[tuple[tuple[str, ...], tuple[str, ...]
     return [(TEXTS, None), *([(TEXTS[: len(PAIRS)], PAIRS)] if length >= _SHORTEST else [])], length
 
 
-def ids(rows: Mapping[str, np.ndarray]) -> list[list[int]]:
-    """The tokens of each row of a batch, without the padding."""
-    return [row[mask].tolist() for row, mask in zip(rows["tokens"], rows["mask"], strict=True)]
-
-
 def batch(model: Model) -> dict[str, np.ndarray]:
-    """The same rows for the same model, some padded: single texts, pairs and drawn tokens; `[N, T]` each key.
-
-    Raises `InputError` for a model that does not start from tokens.
-    """
-    if "tokens" not in model.inputs:
-        raise InputError(f"models that start from {', '.join(model.inputs)} cannot be verified, but those of text")
+    """The same rows for the same model, some padded: single texts, pairs and drawn tokens; `[N, T]` each key."""
     info = model.info
     config, processor = info.config, info.processor
     pad = config.get("pad_token_id") or 0
@@ -54,3 +50,28 @@ def batch(model: Model) -> dict[str, np.ndarray]:
     made = padded(rows, pad)
     made["token_type"] = np.minimum(made["token_type"], np.int32(config.get("type_vocab_size", 1) - 1))
     return made
+
+
+def given(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A batch under transformers' names."""
+    return {theirs: batch[ours] for ours, theirs in _INPUTS.items() if ours in batch}
+
+
+def asked(model: Model) -> dict[str, Any]:
+    """What transformers' tokenizer is asked: the texts, and how many tokens of each."""
+    rows, length = questions(model)
+    return {"texts": rows, "length": length} if rows else {}
+
+
+def prepared(batch: Mapping[str, np.ndarray]) -> list[list[int]]:
+    """The tokens of each row of a batch, without the padding; those of texts come first."""
+    return [row[mask].tolist() for row, mask in zip(batch["tokens"], batch["mask"], strict=True)]
+
+
+def compared(ours: Sequence[list[int]], theirs: Sequence[list[int]], where: str) -> Checked:
+    """Whether texts become the same tokens."""
+    differing = next((pair for pair in zip(ours, theirs, strict=False) if pair[0] != pair[1]), None)
+    if differing is None and len(ours) == len(theirs):
+        return Checked(PROCESSOR, "tokens", 0.0, 0.0)
+    mine, other = differing or ([], [])
+    return Checked(PROCESSOR, "tokens", faults=(f"a text becomes {mine[:8]}, and {other[:8]} {where}",))

@@ -1,17 +1,16 @@
-"""What a model is asked: the same rows each time, padded and not, from texts and from all over the vocabulary."""
+"""What a model of texts is asked: the same rows each time, some padded, of texts and from all over the vocabulary."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.tiny import FAMILIES, WORDS, write_bert
-from tl_jax.errors import InputError
+from tests.tiny_language import write_llama
 from tl_jax.pretrained import load
-from tl_jax.verification.inputs import batch
+from tl_jax.verification.texts import batch, compared, prepared
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
@@ -40,7 +39,18 @@ def test_short_models_get_no_pairs(tmp_path: Path) -> None:
     assert batch(model)["tokens"].shape == (7, 5)
 
 
-def test_models_of_something_else_than_tokens(tmp_path: Path) -> None:
+def test_decoders_are_asked_the_same(tmp_path: Path) -> None:
+    model, _ = load(write_llama(tmp_path / "model"))
+    rows = batch(model)
+    lengths = rows["mask"].sum(1)
+    assert lengths.max() == rows["tokens"].shape[1] == 16 and lengths.min() == 1
+    assert np.array_equal(rows["mask"], np.arange(16) < lengths[:, None])  # padded on the right
+
+
+def test_the_first_text_that_differs_is_told(tmp_path: Path) -> None:
     model, _ = load(write_bert(tmp_path / "model"))
-    with pytest.raises(InputError, match="models that start from image cannot be verified, but those of text"):
-        batch(replace(model, inputs=("image",)))
+    ours = prepared(batch(model))
+    assert compared(ours, ours, "there").passed
+    other = [*ours[:2], [7, *ours[2][1:]], *ours[3:]]
+    assert compared(ours, other, "there").faults == (f"a text becomes {ours[2][:8]}, and {other[2][:8]} there",)
+    assert not compared(ours, ours[:-1], "there").passed
