@@ -27,6 +27,9 @@ def test_the_names_of_a_family_are_two_way(model_type: str, data: st.DataObject,
     front = name.removesuffix(entry.foreign.format(i=i))
     for older in entry.older:
         assert names.to_canonical(front + older.format(i=i)) == (path, transform)
+    spellings = names.spellings(path)
+    assert {one.format(i=i) for one in (entry.foreign, *entry.older)} <= set(spellings)
+    assert all(names.to_canonical(one) == (path, transform) for one in spellings)
 
 
 @st.composite

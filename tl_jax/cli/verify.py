@@ -7,8 +7,9 @@ Examples:
   tl-jax verify exported/ --against golden
 
 Where torch and transformers are installed, they compute the same inputs in a process of their own, and a certificate is
-written with the outputs. Elsewhere those outputs are compared with, if there are any, or the structure alone is
-checked. The exit code is 2 for a model that is off, and the first stage that is off is named.
+written with the outputs. Elsewhere, and for what transformers does not read (a CIFAR ResNet, a file alone, a Llama
+under Meta's names), those outputs are compared with, if there are any, or the structure alone is checked. The exit code
+is 2 for a model that is off, and the first stage that is off is named.
 """
 
 from __future__ import annotations
