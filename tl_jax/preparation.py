@@ -97,7 +97,8 @@ def named_task(task: Any, settings: Mapping[str, Any]) -> tuple[Any, dict[str, A
     """The task, if it is an object (None where it is a name), and the settings with its name among them."""
     if isinstance(task, str):
         return None, {**settings, "task": task}
-    return task, {**({"task": task.name} if getattr(task, "name", None) in TASKS else {}), **settings}
+    name = getattr(task, "name", None)
+    return task, {**({"task": name} if name in TASKS and name != _TEXTS else {}), **settings}  # texts need no word
 
 
 def request(model: Any, data: Any, settings: Mapping[str, Any], what: str = "finetune") -> Request:
