@@ -50,6 +50,10 @@ class BatchNorm(nn.Module):
             axes = tuple(range(x.ndim - 1))
             centre = y.mean(axes)
             y = y - centre
+            # A rounded mean is off by its last bit, which is much beside a small spread. What is left of it is
+            # subtracted too; its gradient is zero.
+            rest = jax.lax.stop_gradient(y.mean(axes))
+            centre, y = centre + rest, y - rest
             spread = jnp.square(y).mean(axes)
             self._move(mean, centre)
             self._move(var, spread * (count / (count - 1)))
