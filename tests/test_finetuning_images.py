@@ -50,6 +50,7 @@ def test_a_run_keeps_what_it_needs_and_is_opened_again(
     logits = model.apply(variables, model.processor([image]))["logits"]
     assert run.labels[int(np.argmax(logits))] == "dot"
     assert "a list of images, not one image" in fault(opened.predict, tmp_path / "a.png")
+    assert "temperature is for language models" in fault(lambda: opened.predict(ways, temperature=0.5))
 
 
 def test_broken_images_in_a_question(seen: Seen, tuned_on_images: Callable[[str], Any], tmp_path: Path) -> None:

@@ -132,6 +132,9 @@ def test_samples_follow_the_seed(tuned):
     warm = {"max_new_tokens": 12, "temperature": 1.5}
     first = run.generate(PROMPTS, **warm, seed=1)
     assert first == run.generate(PROMPTS, **warm, seed=1) != run.generate(PROMPTS, **warm, seed=2)
+    assert first == run.generate(PROMPTS, **warm, seed=1, batch_size=2)  # the place in the list, not in the batch
+    parts = [run.generate(PROMPTS[at : at + 3], **warm, seed=1, first=at) for at in (0, 3)]
+    assert first == parts[0] + parts[1]
 
 
 def test_the_default_method_is_full(place, tmp_path):

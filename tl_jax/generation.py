@@ -85,11 +85,13 @@ def generate(
     sampling: Sampling = GREEDY,
     stop: Sequence[int] = (),
     seed: int = 0,
+    first: int = 0,
 ) -> list[list[int]]:
     """Continue each of `prompts` (token ids) by at most `max_new_tokens`; the continuations alone, int ids.
 
     A continuation ends before the first token of `stop`. What is drawn for a prompt depends on `seed` and its place in
-    the list, not on the other prompts. Raises `InputError` for an empty prompt and a model that is no language model.
+    the list, not on the other prompts; `first` is the place of the first, where a longer list comes in parts. Raises
+    `InputError` for an empty prompt and a model that is no language model.
     """
     if not model.by_token:
         raise InputError(f"only a language model continues texts; this chain ends with {model.names[-1]!r}")
@@ -106,7 +108,9 @@ def generate(
         tokens[i, length - len(prompt) :], mask[i, length - len(prompt) :] = prompt, True
     room = -(-max_new_tokens // _MULTIPLE) * _MULTIPLE
     run = _compiled(model, room, sampling, tuple(int(i) for i in stop))
-    found = np.asarray(run(dict(variables), tokens, mask, np.int32(max_new_tokens), jax.random.key(seed)))
+    found = np.asarray(
+        run(dict(variables), tokens, mask, np.int32(max_new_tokens), np.int32(first), jax.random.key(seed))
+    )
     return [_until(row[:max_new_tokens].tolist(), stop) for row in found]
 
 
@@ -117,13 +121,13 @@ def _until(tokens: list[int], stop: Sequence[int]) -> list[int]:
 
 @lru_cache(maxsize=16)
 def _compiled(model: Model, room: int, sampling: Sampling, stop: tuple[int, ...]) -> Any:
-    """`(variables, tokens [B, T], mask, count, key) -> tokens [B, room]`, of which the first `count` are computed."""
+    """`(variables, tokens [B, T], mask, count, first, key) -> tokens [B, room]`, `count` of which are computed."""
     ends = jnp.array(stop, jnp.int32)
     head = model.names[-1]
 
-    def run(variables: Any, tokens: Array, mask: Array, count: Array, key: Array) -> Array:
+    def run(variables: Any, tokens: Array, mask: Array, count: Array, first: Array, key: Array) -> Array:
         rows, length = tokens.shape
-        keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(rows))
+        keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(first + jnp.arange(rows))
         lengths = mask.sum(-1).astype(jnp.int32)
         positions = jnp.maximum(jnp.cumsum(mask, axis=-1, dtype=jnp.int32) - 1, 0)
 

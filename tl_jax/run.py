@@ -161,20 +161,22 @@ class Run:
         how = {"max_length": self.manifest["max_length"], "corrupt": e.corrupt, "keep": not e.no_cache}
         return reading(self.task, self.model.processor, name=e.model, **how)
 
-    def predict(self, inputs: Sequence[Any], *, batch_size: int | None = None) -> list[dict[str, Any]]:
+    def predict(self, inputs: Sequence[Any], *, batch_size: int | None = None, **how: Any) -> list[dict[str, Any]]:
         """For each text `{"text", "label", "probabilities": {label: p}}`, in the order given.
 
         Of images (paths, images of Pillow, or pixels uint8 `[H, W, C]`) it is `{"image", "label", "probabilities"}`;
         without those that cannot be read, where the run leaves such out. Of a language model it is `{"text",
-        "continuation"}`, the likeliest: `generate` with all its choices left as they are.
+        "continuation"}`, the likeliest unless `how`, which are choices of `generate`, says otherwise.
         """
         if isinstance(inputs, str | Path):
             raise InputError(f"predict takes a list of {self.role}s, not one {self.role}")
         if not len(inputs):
             return []
         if not is_labelled(self.task):
-            continued = self.generate(inputs, batch_size=batch_size)
+            continued = self.generate(inputs, batch_size=batch_size, **how)
             return [{"text": text, "continuation": more} for text, more in zip(inputs, continued, strict=True)]
+        if how:
+            raise InputError(f"{next(iter(how))} is for language models, and this run tells labels of {self.role}s")
         examples = self._reading.asked(inputs, self._say)
         batches = self._batches(examples, batch_size, least=True)
         logits = answer(self.model, self.task, self._placed, batches, self.experiment.precision, self._placement)
@@ -190,14 +192,15 @@ class Run:
         top_k: int = 0,
         top_p: float = 1.0,
         seed: int = 0,
+        first: int = 0,
         batch_size: int | None = None,
     ) -> list[str]:
         """Continue each prompt by at most `max_new_tokens`, in the order given, until the model ends the text.
 
         None is 64, or half of what the run's texts may have. A `temperature` of 0 takes the likeliest token each time;
-        above, tokens are drawn by `seed`, among the `top_k` likeliest (0: all) and those that have the probability
-        `top_p` together. Prompts too long to leave room keep their end. Raises `InputError` for a run that is no
-        language model.
+        above, tokens are drawn by `seed` and a prompt's place in the list, which starts at `first`, among the `top_k`
+        likeliest (0: all) and those that have the probability `top_p` together. Prompts too long to leave room keep
+        their end. Raises `InputError` for a run that is no language model.
         """
         if is_labelled(self.task):
             raise InputError(f"this run tells labels of {self.role}s: ask it with predict")
@@ -216,7 +219,7 @@ class Run:
         found: list[list[int]] = []
         with policy_of(self.experiment.precision)():
             for at in range(0, len(ids), rows):
-                how: dict[str, Any] = {"sampling": sampling, "stop": stop, "seed": seed + at}
+                how: dict[str, Any] = {"sampling": sampling, "stop": stop, "seed": seed, "first": first + at}
                 found += generate(self.model, self._placed, ids[at : at + rows], max_new_tokens, **how)
         starts = processor.decode(ids)
         texts = processor.decode([[*start, *more] for start, more in zip(ids, found, strict=True)])

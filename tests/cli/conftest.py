@@ -25,7 +25,7 @@ class Behind:
     finetuned: list[tuple[Experiment, dict[str, Any]]] = field(default_factory=list)
     opened: list[tuple[str, str | None]] = field(default_factory=list)
     predicted: list[list[str]] = field(default_factory=list)
-    generated: list[tuple[list[str], dict[str, Any]]] = field(default_factory=list)
+    drawn: list[dict[str, Any]] = field(default_factory=list)
     evaluated: list[dict[str, Any]] = field(default_factory=list)
     exported: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     failure: Exception | None = None
@@ -49,14 +49,13 @@ class Behind:
         self.opened.append((folder, model))
         return self
 
-    def predict(self, texts: Sequence[str], *, batch_size: int | None = None) -> list[dict[str, Any]]:
+    def predict(self, texts: Sequence[str], *, batch_size: int | None = None, **how: Any) -> list[dict[str, Any]]:
         self.predicted.append(list(texts))
         self.batch_size = batch_size
+        if how:
+            self.drawn.append(how)
+            return [{"text": text, "continuation": " and so on"} for text in texts]
         return [{"text": text, "label": "äh", "probabilities": {"äh": 0.75, "no": 0.25}} for text in texts]
-
-    def generate(self, texts: Sequence[str], **how: Any) -> list[str]:
-        self.generated.append((list(texts), how))
-        return [" and so on"] * len(texts)
 
     def evaluate(self, **choices: Any) -> dict[str, Any]:
         self.evaluated.append(choices)

@@ -40,8 +40,9 @@ def test_how_a_language_model_continues(
     monkeypatch.setattr(predict, "AT_ONCE", 2)
     how = ["--max-new-tokens", "9", "--temperature", "0.8", "--top-k", "5", "--top-p", "90%", "--seed", "7"]
     assert main(["predict", "runs/x", "once", "upon", "a time", *how]) == 0
-    drawn = {"max_new_tokens": 9, "temperature": 0.8, "top_k": 5, "top_p": 0.9}
-    assert behind.generated == [(["once", "upon"], {**drawn, "seed": 7}), (["a time"], {**drawn, "seed": 9})]
+    drawn = {"max_new_tokens": 9, "temperature": 0.8, "top_k": 5, "top_p": 0.9, "seed": 7}
+    assert behind.predicted == [["once", "upon"], ["a time"]]
+    assert behind.drawn == [{**drawn, "first": 0}, {**drawn, "first": 2}]
     lines = capsys.readouterr().out.splitlines()
     assert json.loads(lines[2]) == {"text": "a time", "continuation": " and so on"}
 

@@ -15,6 +15,7 @@ import tl_jax as tl
 from tests import images as files
 from tests.conftest import SEED
 from tests.images import HEAD, METHODS, Seen
+from tests.laws.test_batching import some
 from tests.laws.test_compilations import compilations
 from tests.parity import assert_close
 from tests.tiny import digests, result
@@ -30,11 +31,6 @@ from tl_jax.trees import by_path
 
 STEPPED = sorted(set(METHODS) - {"probe"})
 DRAWN, STEPPED_DRAWN = sorted(METHODS)[SEED % len(METHODS)], STEPPED[SEED % len(STEPPED)]
-
-
-def some(methods: Any, drawn: str) -> list[Any]:
-    """The drawn one, and the others where there is time."""
-    return [drawn, *(pytest.param(m, marks=pytest.mark.full) for m in methods if m != drawn)]
 
 
 def encoded(run: Any, count: int, order: np.ndarray | None = None) -> data.EncodedImages:

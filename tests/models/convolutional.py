@@ -47,7 +47,7 @@ class Reference:
                 module.register_forward_pre_hook(lambda _, given: kinks.append(float(given[0].detach().abs().min())))
             elif isinstance(module, torch.nn.MaxPool2d):
                 module.register_forward_pre_hook(lambda pool, given: kinks.append(_lead(pool, given[0].detach())))
-        # In the layout where torch sums its norms in float64: in ours they are up to ten times further from the truth.
+        # In torch's own layout: in ours its norms, of a thousand values a channel, are five times as far from float64.
         net(torch.tensor(images, dtype=dtype).permute(0, 3, 1, 2).contiguous())
         top, end = (outputs[name] for name in _ends(outputs))
         theirs = np.moveaxis(weights[0], 3, 1), weights[1].reshape(len(weights[1]), -1, *[1] * (end.ndim - 2))

@@ -44,6 +44,28 @@ def test_batch_norm_is_torchs(shape, momentum, epsilon, train, rng):
         assert moved == train
 
 
+def test_batch_norm_is_as_exact_far_from_zero(rng):
+    """A mean of a hundred spreads is rounded by some 1e-5 of a spread, which output and gradient do not show."""
+    given = variables(rng, 5)
+    x, weights = (rng.normal(mean, 1, (8, 9, 7, 5)).astype(np.float32) for mean in (100, 1))
+
+    def loss(params, x):
+        out = BatchNorm().apply({**given, "params": params}, x, True, mutable=["batch_stats"])[0]
+        return (out * weights).sum(), out
+
+    (params, to_x), out = jax.grad(loss, (0, 1), has_aux=True)(given["params"], x)
+    y, w = x.astype(np.float64), weights.astype(np.float64)
+    scale, bias = (np.asarray(given["params"][name], np.float64) for name in ("scale", "bias"))
+    mean = lambda values: values.mean((0, 1, 2))  # noqa: E731
+    y = y - mean(y)
+    root = np.sqrt(mean(y**2) + 1e-5)
+    y = y / root
+    exact = {"bias": w.sum((0, 1, 2)), "scale": (w * y).sum((0, 1, 2))}
+    assert relative(out, y * scale + bias) < 1e-6
+    assert relative(to_x, (w - mean(w) - y * mean(w * y)) * scale / root) < 1e-6
+    assert all(relative(params[name], exact[name]) < 1e-5 for name in exact)
+
+
 def test_statistics_start_at_zero_and_one_and_are_not_moved_by_init(rng):
     made = BatchNorm().init(jax.random.key(0), rng.normal(size=(5, 3)).astype(np.float32), True)
     assert jax.tree.map(np.ndarray.tolist, jax.tree.map(np.asarray, made)) == {

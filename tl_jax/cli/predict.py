@@ -81,27 +81,16 @@ def run(args: argparse.Namespace) -> int:
         texts = iter(args.texts) if source is None else _read(source, column or opened.text_column)
         asked, at_once = texts, AT_ONCE
     show = _table if getattr(args, "format", "jsonl") == "table" else _lines
+    how = flags.given(args, CONTINUING)
     count = 0
     while some := list(islice(asked, at_once)):
-        print(show(_answers(opened, some, args, count)), flush=True)
+        drawn = {**how, "first": count} if how else {}
+        print(show(opened.predict(some, **flags.given(args, CHOICES), **drawn)), flush=True)
         count += len(some)
     if count == 0:
         named = ", ".join(args.texts) if opened.role == "image" and args.texts else _named(source)
         raise InputError(f"{named} holds no {opened.role}")
     return 0
-
-
-def _answers(opened: Any, asked: list[Any], args: argparse.Namespace, before: int) -> list[Mapping[str, Any]]:
-    """What the run says of `asked`, which come after so many others."""
-    how, batch = flags.given(args, CONTINUING), flags.given(args, CHOICES)
-    if not how:
-        answers: list[Mapping[str, Any]] = opened.predict(asked, **batch)
-        return answers
-    how["seed"] = how.get("seed", 0) + before
-    return [
-        {"text": text, "continuation": more}
-        for text, more in zip(asked, opened.generate(asked, **how, **batch), strict=True)
-    ]
 
 
 def _images(arguments: Sequence[str], column: str | None) -> Iterator[Any]:

@@ -50,8 +50,8 @@ class BatchNorm(nn.Module):
             axes = tuple(range(x.ndim - 1))
             centre = y.mean(axes)
             y = y - centre
-            # A rounded mean is off by its last bit, which is much beside a small spread. What is left of it is
-            # subtracted too; its gradient is zero.
+            # The mean is off by its rounding, which is much beside a small spread. Subtract what that has left, too;
+            # it is zero but for rounding, and so is its gradient.
             rest = jax.lax.stop_gradient(y.mean(axes))
             centre, y = centre + rest, y - rest
             spread = jnp.square(y).mean(axes)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,7 +20,7 @@ import numpy.typing as npt
 from tl_jax import pictures
 from tl_jax.errors import InputError
 from tl_jax.pictures import Picture
-from tl_jax.pretrained.json_files import read_json, write_json
+from tl_jax.pretrained.json_files import copy, read_json, write_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -159,10 +158,7 @@ class ImageProcessor:
         if self.file is None:
             write_json(folder / FILE, dict(self.config))
         else:
-            try:
-                shutil.copyfile(self.file, folder / FILE)
-            except FileNotFoundError:
-                raise InputError(f"{self.file}, which belongs to the model, is gone since it was loaded") from None
+            copy(self.file, folder / FILE)
 
     # -- what the config says -----------------------------------------------------------------------------------------
 

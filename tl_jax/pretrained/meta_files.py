@@ -17,6 +17,7 @@ import numpy as np
 from tl_jax.errors import InputError
 from tl_jax.pretrained import weights
 from tl_jax.pretrained.json_files import read_json
+from tl_jax.pretrained.malformed import shown
 from tl_jax.pretrained.tensor_files import Spec, Tensors
 
 _SETTINGS = ("params.json", "config.json")
@@ -55,7 +56,7 @@ class MetaTensors(Tensors):
             found = ((re.fullmatch(rule, bare), ours) for rule, ours in _NAMES)
             ours = next((match.expand(ours) for match, ours in found if match), None)
             if ours is None:
-                raise InputError(f"{path}: the tensor {name!r} is none of a Llama's under Meta's names")
+                raise InputError(f"{path}: the tensor {shown(name)} is none of a Llama's under Meta's names")
             rotated = _ROTATED.fullmatch(bare)
             yield ours, spec, partial(self._read, name, self._heads[rotated[2]] if rotated else 0)
 
@@ -86,7 +87,7 @@ def read(folder: Path) -> tuple[dict[str, Any], Tensors] | None:
         raise InputError(f"{where}: use_scaled_rope does not say by how much: take the model in Hugging Face's format")
     for key in _KEYS:
         if not isinstance(raw[key], int) or raw[key] < 1:
-            raise InputError(f"{where}: {key} must be a positive integer, not {raw[key]!r}")
+            raise InputError(f"{where}: {key} must be a positive integer, not {raw[key]!r:.99}")
     bare = {name.removeprefix(_COMPILED): spec for name, spec in theirs.specs.items()}
     for name, axes in (("tok_embeddings.weight", 2), ("layers.0.feed_forward.w1.weight", 2)):
         if name not in bare or len(bare[name].shape) != axes:

@@ -270,9 +270,7 @@ def _set_dtype(config: dict[str, Any], tensors: Mapping[str, Any]) -> None:
 def _write(contents: _Contents, folder: Path, max_shard_size: int | str | None) -> None:
     write_json(folder / "config.json", contents.config)
     write_folder(folder, contents.tensors, max_shard_size)
-    if isinstance(contents.processor, ImageProcessor):
-        contents.processor.write(folder)
-    if isinstance(contents.processor, TextProcessor):
+    if isinstance(contents.processor, ImageProcessor | TextProcessor):
         contents.processor.write(folder)
     if isinstance(contents.source, Source):
         beside = [name for name in _BESIDE if (contents.source.folder / name).is_file()]

@@ -11,7 +11,7 @@ from tl_jax import data
 from tl_jax.errors import InputError
 from tl_jax.pictures import Picture
 from tl_jax.tasks import is_labelled
-from tl_jax.training.examples import prepare, prepare_texts, prepare_windows
+from tl_jax.training.examples import Prepared, prepare, prepare_texts, prepare_windows
 from tl_jax.training.image_examples import image_store, prepare_images
 
 Say = Callable[[str], object]
@@ -69,14 +69,16 @@ class TextReading(Reading):
     def labelled(
         self, dataset: data.Dataset, columns: Any, labels: Sequence[str], say: Say, name: str = ""
     ) -> data.Encoded:
-        found = prepare(dataset, columns, labels, self.processor, self.max_length)
-        if note := found.note(self.max_length, name):
-            say(note)
-        return found.examples
+        return self._told(self._prepared(dataset, columns, labels), say, name)
 
     def asked(self, inputs: Sequence[Any], say: Say) -> data.Encoded:
-        found = prepare_texts(inputs, self.processor, self.max_length)
-        if note := found.note(self.max_length):
+        return self._told(prepare_texts(inputs, self.processor, self.max_length), say)
+
+    def _prepared(self, dataset: data.Dataset, columns: Any, labels: Sequence[str]) -> Prepared:
+        return prepare(dataset, columns, labels, self.processor, self.max_length)
+
+    def _told(self, found: Prepared, say: Say, name: str = "") -> data.Encoded:
+        if note := found.note(self.max_length, name):
             say(note)
         return found.examples
 
@@ -90,13 +92,8 @@ class LanguageReading(TextReading):
 
     task: Any
 
-    def labelled(
-        self, dataset: data.Dataset, columns: Any, labels: Sequence[str], say: Say, name: str = ""
-    ) -> data.Encoded:
-        found = prepare_windows(self.task, dataset, columns, self.processor, self.max_length)
-        if note := found.note(self.max_length, name):
-            say(note)
-        return found.examples
+    def _prepared(self, dataset: data.Dataset, columns: Any, labels: Sequence[str]) -> Prepared:
+        return prepare_windows(self.task, dataset, columns, self.processor, self.max_length)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from tl_jax import __version__
 from tl_jax.errors import InputError, did_you_mean
 from tl_jax.inspection import not_finite
 from tl_jax.model import Model
-from tl_jax.models.names import STATISTICS
 from tl_jax.pretrained import fingerprint, load
 from tl_jax.rules import map_paths, paths
 from tl_jax.run_folder import RunFolder
@@ -191,11 +190,9 @@ def _checked(
     faults: dict[int, list[str]] = {}
     for path, leaf in paths(variables).items():
         if count := not_finite(leaf):
-            faults.setdefault(_depth(model, path), []).append(
-                f"{path} holds {count:,} numbers that are NaN or infinite"
-            )
+            faults.setdefault(model.depth(path), []).append(f"{path} holds {count:,} numbers that are NaN or infinite")
     for path in changed or ():
-        faults.setdefault(_depth(model, path), []).append(f"{path} has changed since the certificate")
+        faults.setdefault(model.depth(path), []).append(f"{path} has changed since the certificate")
     return tuple(
         Checked(
             stage.name,
@@ -206,8 +203,3 @@ def _checked(
         )
         for depth, stage in enumerate(model.stages)
     )
-
-
-def _depth(model: Model, path: str) -> int:
-    """The stage that owns a leaf, statistics among them."""
-    return model.depth(path.removeprefix(f"{STATISTICS}/"))
