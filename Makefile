@@ -32,9 +32,9 @@ demo: .venv/filled
 # What XLA compiled in one test serves the next; tests that count or compare compilations switch it off.
 CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.2
 
-# Most of a test is one thread that compiles: a worker for each core.
+# Most of a test is one thread that compiles: a worker for each core, which keeps what neighbouring tests share.
 WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
-PYTEST := $(CACHE) .venv-test/bin/python -m pytest -n $(WORKERS)
+PYTEST := $(CACHE) .venv-test/bin/python -m pytest -n $(WORKERS) --dist worksteal
 
 test: .venv-test/filled
 	@$(PYTEST) -m "not full"

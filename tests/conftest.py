@@ -6,10 +6,12 @@ The run ends by saying which tests on real weights and data were skipped, and wh
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import zlib
 from collections import Counter
@@ -65,6 +67,32 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("--hypothesis-seed") is None:
         config.option.hypothesis_seed = str(SEED)
+    config.pluginmanager.register(Room())
+
+
+class Room:
+    """Memory that a worker may fill before what JAX compiled is dropped: thousands of tests would fill 6 GB.
+
+    Freed memory stays the process's and is used again, so the next drop waits until it has grown by as much more.
+    """
+
+    step = 1.5e9  # bytes
+    limit = 2 * step
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_teardown(self) -> None:
+        if "jax" in sys.modules and resident() > self.limit:
+            sys.modules["jax"].clear_caches()
+            gc.collect()
+            self.limit = resident() + self.step
+
+
+def resident() -> int:
+    """Bytes of this process that lie in memory; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
 
 
 def pytest_report_header() -> str:
