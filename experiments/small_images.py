@@ -24,6 +24,7 @@ import tl_jax as tl
 DATA = Path(__file__).resolve().parents[1] / os.environ.get("TL_JAX_DATA", "../shared/data")
 MODEL = DATA / "w_cifar_resnet" / "resnet20.safetensors"
 METHODS = ("scratch", "probe", "last_layers:k=3", "full")
+RATE = 1e-3  # Adam's usual one for convolutions; the defaults are those of encoders of texts
 
 
 def data(name: str) -> Any:
@@ -44,7 +45,14 @@ def main(names: list[str]) -> None:
     for name in names or ["flowers", "usps", "mnist"]:
         out = f"runs/small_images/{name}"
         found = tl.compare(
-            str(MODEL), data(name), methods=METHODS, shots="4,32,all", seeds=3, out=out, resume=Path(out).exists()
+            str(MODEL),
+            data(name),
+            methods=METHODS,
+            shots="4,32,all",
+            seeds=3,
+            lr=RATE,
+            out=out,
+            resume=Path(out).exists(),
         )
         print(f"\n{name}\n\n{found}", flush=True)
 

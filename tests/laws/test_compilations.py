@@ -30,6 +30,12 @@ CHANGES: tuple[dict[str, Any], ...] = (
 )
 
 
+@pytest.fixture(autouse=True)
+def nothing_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features that an earlier test kept on disk would hide a compilation until the data change."""
+    monkeypatch.setenv("TL_JAX_CACHE", str(tmp_path / "cache"))
+
+
 @contextmanager
 def compilations() -> Iterator[list[str]]:
     """The names of what XLA is asked to compile meanwhile, cached on disk or not."""
