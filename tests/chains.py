@@ -22,10 +22,11 @@ import pytest
 from jax import Array
 
 from tl_jax.errors import InputError
-from tl_jax.model import Model, Stage
+from tl_jax.model import Model
 from tl_jax.models.families import family
 from tl_jax.models.layers import Dropout, LayerNorm, head_stage, normal, pooler_stage
 from tl_jax.rules import map_paths
+from tl_jax.stage import Stage
 
 VOCABULARY, WIDTH, LABELS = 13, 6, 3
 

@@ -15,8 +15,9 @@ from tests import chains
 from tests.chains import Shift, fault
 from tests.parity import assert_close, assert_same_bits
 from tl_jax.errors import InputError
-from tl_jax.model import Model, Stage
+from tl_jax.model import Model
 from tl_jax.rules import paths
+from tl_jax.stage import Stage
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ ORDER = (
     ("cache_folder", "groups", "heap", "pictures", "tabular", "trees"),
     ("rules",),
     ("hooks", "own", "scopes"),
+    ("stage",),
     ("model",),
     ("generation", "inspection", "models", "metrics"),
     ("pretrained", "parallel"),
@@ -35,7 +36,7 @@ ORDER = (
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 EXEMPT = {"__init__.py"}  # the package's own face: it names every room and imports each only when asked
 
-LINEN = {"model.py", "models/layers.py", "models/conv_layers.py", "models/decoder_layers.py"}
+LINEN = {"stage.py", "model.py", "models/layers.py", "models/conv_layers.py", "models/decoder_layers.py"}
 ORBAX = {"training/snapshot.py"}
 PLAIN = {"errors", "groups", "pictures", "rules", "data", "experiment", "cli"}  # rooms without jax
 NEVER = {"torch", "tensorflow", "sklearn", "transformers", "peft"}

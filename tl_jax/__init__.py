@@ -22,7 +22,7 @@ _HOMES = {
     "Model": "tl_jax.model",
     "Rule": "tl_jax.rules",
     "Run": "tl_jax.run",
-    "Stage": "tl_jax.model",
+    "Stage": "tl_jax.stage",
     "combine": "tl_jax.training.partition",
     "compare": "tl_jax.analysis.comparison",
     "explain": "tl_jax.rules",
@@ -87,10 +87,11 @@ if TYPE_CHECKING:
     from tl_jax.inspection import inspect
     from tl_jax.loading import load
     from tl_jax.methods import merge
-    from tl_jax.model import Model, Stage
+    from tl_jax.model import Model
     from tl_jax.pretrained import save
     from tl_jax.rules import Rule, explain, match
     from tl_jax.run import Run, open_run
+    from tl_jax.stage import Stage
     from tl_jax.training.loop import Diverged, Interrupted
     from tl_jax.training.optimizer import optimizer
     from tl_jax.training.partition import combine, partition

@@ -14,7 +14,8 @@ import numpy.typing as npt
 from jax import Array
 
 from tl_jax.errors import InputError
-from tl_jax.model import Model, Variables
+from tl_jax.model import Model
+from tl_jax.stage import Variables
 
 _MULTIPLE = 16  # prompts are padded to it, and room is made by it, so that alike ones share what is compiled
 

@@ -9,8 +9,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from tl_jax.model import Model, Variables
+from tl_jax.model import Model
 from tl_jax.rules import paths
+from tl_jax.stage import Variables
 from tl_jax.tabular import columns
 
 _BLOCK = 1 << 18  # numbers

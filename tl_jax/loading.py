@@ -7,9 +7,10 @@ from typing import Any
 
 from tl_jax import pretrained
 from tl_jax.errors import InputError
-from tl_jax.model import Model, State
+from tl_jax.model import Model
 from tl_jax.run import open_run
 from tl_jax.run_folder import RunFolder
+from tl_jax.stage import State
 
 
 def load(

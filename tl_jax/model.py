@@ -1,9 +1,8 @@
 """A model is a chain of pure stages, and `Model.apply` the only place that loops over them.
 
-A stage is a small Linen module used through `init` and `apply` alone. What flows from stage to stage is the *state*: a
-flat dict of arrays from a closed table, `STATE_KEYS`. Variables are `{collection: {scope: tree}}`, a stage's scope
-being its name unless it says otherwise. All that depends on depth follows from the chain: cuts (`start`, `stop`), the
-first stage in training mode (`train_from`), rematerialisation, adapter sites.
+Variables are `{collection: {scope: tree}}`, a stage's scope being its name unless it says otherwise. All that depends
+on depth follows from the chain: cuts (`start`, `stop`), the first stage in training mode (`train_from`),
+rematerialisation, adapter sites.
 """
 
 from __future__ import annotations
@@ -23,73 +22,9 @@ from tl_jax.errors import InputError, did_you_mean
 from tl_jax.hooks import Adapters, Still, site_path, within
 from tl_jax.own import FunctionNetwork, LinenNetwork
 from tl_jax.scopes import add, put, taken
+from tl_jax.stage import ARGUMENTS, Stage, State, Variables, arguments, check_key, check_variables, complete, written
 
-Variables = Mapping[str, Any]
-State = Mapping[str, Any]
-
-# The closed table of what may flow between stages (a new key is a line here). B rows, T positions, N examples.
-STATE_KEYS: dict[str, str] = {
-    "tokens": "i32 [B, T] token ids",
-    "token_type": "i32 [B, T] what BERT calls segment",
-    "mask": "bool [B, T] True = real",
-    "positions": "i32 [B, T] position in its example",
-    "segments": "i32 [B, T] which packed example, 0 = padding",
-    "starts": "i32 [B, S] where the S examples of a packed row start; example n is slot n mod S of row n // S",
-    "noise": "u32 [B, T] hash(example, position), or [B, 1] for images and audio: what dropout draws from",
-    "image": "f32 [B, H, W, C] after preprocessing",
-    "audio": "f32 [B, T] after preprocessing",
-    "decoder_tokens": "i32 [B, T]",
-    "decoder_mask": "bool [B, T]",
-    "decoder_positions": "i32 [B, T]",
-    "hidden": "[B, T, D], or [B, H, W, C] of images, compute dtype",
-    "memory": "[B, T, D] encoder output",
-    "bias": "additive attention bias",
-    "pooled": "[N, D] one vector per example",
-    "logits": "f32 [N, labels], or [B, T, vocabulary] of a language model",
-}
 _BEFORE_STAGES = {"adapters": 2, "batch_stats": 1}  # parts of a leaf's path that come before its stage's scope
-_OPTIONAL = frozenset({"noise", "starts"})  # a stage that reads one gets None where the state has none
-_FOREIGN_KEYS = {
-    "input_ids": "tokens",
-    "attention_mask": "mask",
-    "token_type_ids": "token_type",
-    "position_ids": "positions",
-    "pixel_values": "image",
-    "input_values": "audio",
-    "input_features": "audio",
-    "decoder_input_ids": "decoder_tokens",
-    "decoder_attention_mask": "decoder_mask",
-}
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One link of the chain.
-
-    `module.__call__(*arrays in the order of reads, train=bool, **constants)` returns an array, or a tuple in the order
-    of `writes`. `scope` is the subtree of its variables if not its name (ALBERT's layers share one); "" is everything
-    that is in no other stage's scope. `borrows` are
-    `(local leaf, absolute path)` pairs: leaves owned elsewhere and only read here (tied heads). `constants` are
-    `(name, number)` pairs: what differs between otherwise alike layers.
-    """
-
-    name: str
-    module: nn.Module | LinenNetwork | FunctionNetwork
-    reads: tuple[str, ...]
-    writes: tuple[str, ...]
-    scope: str | None = None
-    borrows: tuple[tuple[str, str], ...] = ()
-    constants: tuple[tuple[str, float], ...] = ()
-
-    @property
-    def home(self) -> str:
-        """The scope its variables lie in."""
-        return self.name if self.scope is None else self.scope
-
-    @property
-    def keywords(self) -> dict[str, Any]:
-        """Its constants, as the module takes them."""
-        return dict(self.constants)
 
 
 @dataclass(frozen=True)
@@ -147,7 +82,7 @@ class Model:
             raise InputError(f"stage names must be unique; twice: {', '.join(twice)}")
         for stage in self.stages:
             for key in (*stage.reads, *stage.writes):
-                _check_key(key, f"stage {stage.name!r}")
+                check_key(key, f"stage {stage.name!r}")
         for name in () if isinstance(self.remat, bool) else self.remat:
             self.index(name)
 
@@ -175,7 +110,7 @@ class Model:
         if not isinstance(module, nn.Module):
             hint = f"; give an instance, {module.__name__}(…)" if isinstance(module, type) else ""
             raise InputError(f"from_linen takes a flax.linen.Module, not {module!r}{hint}")
-        return cls._of_one(LinenNetwork.of(module, _ARGUMENTS, reads, writes), processor)
+        return cls._of_one(LinenNetwork.of(module, ARGUMENTS, reads, writes), processor)
 
     @classmethod
     def from_function(
@@ -195,7 +130,7 @@ class Model:
         """
         if not callable(apply):
             raise InputError(f"from_function takes a function of params and arrays, not {apply!r}")
-        return cls._of_one(FunctionNetwork.of(apply, variables, _ARGUMENTS, reads, writes), processor)
+        return cls._of_one(FunctionNetwork.of(apply, variables, ARGUMENTS, reads, writes), processor)
 
     @classmethod
     def _of_one(cls, network: LinenNetwork | FunctionNetwork, processor: Any) -> Model:
@@ -328,14 +263,14 @@ class Model:
         state = self._abstract(inputs)
         traces: dict[Any, tuple[Any, Any]] = {}
         for i, stage in enumerate(self.stages):
-            args = _args(stage, state)
+            args = arguments(stage, state)
             alike = (stage.module, stage.constants, tuple(a and (a.shape, a.dtype) for a in args))
             if alike not in traces:
                 call = partial(stage.module.init_with_output, train=False, **stage.keywords)
                 traces[alike] = jax.eval_shape(lambda *a, call=call: call(jax.random.key(0), *a), *args)
             out, shapes = traces[alike]
             yield i, stage, args, shapes
-            state.update(_written(stage, out))
+            state.update(written(stage, out))
 
     def sites(self, inputs: State | None = None) -> tuple[Site, ...]:
         """Where adapters can act, in the order of the chain: one abstract trace."""
@@ -360,7 +295,7 @@ class Model:
                 return stage.module.init_with_output(jax.random.key(0), *args, train=False, **stage.keywords)[0]
 
             with nn.intercept_methods(record):
-                state.update(_written(stage, jax.eval_shape(run, *_args(stage, state))))
+                state.update(written(stage, jax.eval_shape(run, *arguments(stage, state))))
         return tuple(found.values())
 
     def _abstract(self, inputs: State | None) -> dict[str, Any]:
@@ -371,8 +306,8 @@ class Model:
                 raise InputError(f"give example inputs: shapes of {', '.join(self.inputs)} cannot be guessed")
             inputs = {"tokens": jax.ShapeDtypeStruct((1, 8), jnp.int32)}
         for key in inputs:
-            _check_key(key, "the example")
-        return dict(jax.eval_shape(_complete, dict(inputs)))
+            check_key(key, "the example")
+        return dict(jax.eval_shape(complete, dict(inputs)))
 
     # -- the computation ------------------------------------------------------------------------------------------
 
@@ -408,10 +343,10 @@ class Model:
             for name in evaluate:
                 self.index(name)
         for key_ in state:
-            _check_key(key_, "the state")
+            check_key(key_, "the state")
         check_variables(variables)
         self._check_cache(variables, state, first, mutable)
-        state = _complete(state) if first == 0 else dict(state)
+        state = complete(state) if first == 0 else dict(state)
         adapters = Adapters(self.hooks, variables.get("adapters") or {})
         variables = {**variables, "params": adapters.override(variables["params"])}
         changed = {c: dict(variables[c]) for c in mutable if c in variables}
@@ -436,13 +371,13 @@ class Model:
                 run = jax.checkpoint(run)
             try:
                 mine = taken({**variables, **changed}, stage.home, stage.borrows, self._others(stage))
-                out, changes = run(mine, _args(stage, state), rngs)
+                out, changes = run(mine, arguments(stage, state), rngs)
             except tuple(_FAULTS) as e:
                 said = str(e).split(" (https:")[0]
                 raise InputError(f"stage {stage.name!r} {_FAULTS[type(e)]} ({said})") from None
             if held:
                 still.check_called()
-            state.update(_written(stage, out))
+            state.update(written(stage, out))
             for collection, tree in changes.items():
                 put(changed, collection, stage.home, tree)
         ran = {stage.home for stage in self.stages[first:last]}
@@ -469,53 +404,5 @@ _FAULTS: dict[type[Exception], str] = {
 _KINDS: dict[str, tuple[type, ...]] = {"dense": (nn.Dense,), "embed": (nn.Embed,), "conv": (nn.Conv,)}
 
 
-# What an argument of somebody's own network is called, and the state key it stands for.
-_ARGUMENTS = {**{key: key for key in STATE_KEYS}, **_FOREIGN_KEYS}
-
-
-def check_variables(variables: Any) -> None:
-    """Raise `InputError` for what is not `{collection: tree}` with params among the collections."""
-    if not isinstance(variables, Mapping) or "params" not in variables:
-        there = f"{{{', '.join(map(str, variables))}}}" if isinstance(variables, Mapping) else type(variables).__name__
-        raise InputError(f"variables are {{collection: tree}} with params among them, not {there}")
-
-
 def _is_norm(module: nn.Module) -> bool:
     return type(module).__name__.endswith("Norm")
-
-
-def _check_key(key: str, where: str) -> None:
-    if key not in STATE_KEYS:
-        ours = _FOREIGN_KEYS.get(key)
-        hint = f"; it is {ours!r} here" if ours else did_you_mean(key, STATE_KEYS)
-        raise InputError(f"{where} has the unknown key {key!r}{hint}")
-
-
-def _complete(state: State) -> dict[str, Any]:
-    """The state with what follows from the tokens filled in: one example a row, none of it padding."""
-    state = dict(state)
-    if "tokens" in state:
-        tokens = state["tokens"] = jnp.asarray(state["tokens"])
-        if not jnp.issubdtype(tokens.dtype, jnp.integer):
-            raise InputError(f"tokens must be integers, not {tokens.dtype}")
-        mask = state.setdefault("mask", jnp.ones(tokens.shape, bool))
-        state["mask"] = mask = jnp.asarray(mask).astype(bool)
-        state.setdefault("token_type", jnp.zeros(tokens.shape, jnp.int32))
-        state.setdefault("positions", jnp.broadcast_to(jnp.arange(tokens.shape[-1], dtype=jnp.int32), tokens.shape))
-        state.setdefault("segments", mask.astype(jnp.int32))
-    return state
-
-
-def _args(stage: Stage, state: State) -> list[Any]:
-    if missing := [key for key in stage.reads if key not in state and key not in _OPTIONAL]:
-        raise InputError(
-            f"stage {stage.name!r} reads {', '.join(missing)}, which the state lacks (it has {', '.join(state)})"
-        )
-    return [state.get(key) for key in stage.reads]
-
-
-def _written(stage: Stage, out: Any) -> dict[str, Any]:
-    outs = out if isinstance(out, tuple) else (out,)
-    if len(outs) != len(stage.writes):
-        raise InputError(f"stage {stage.name!r} wrote {len(outs)} arrays for {', '.join(stage.writes)}")
-    return dict(zip(stage.writes, outs, strict=True))

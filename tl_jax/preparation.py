@@ -22,9 +22,10 @@ from tl_jax.experiment import Experiment
 from tl_jax.heap import keep_freed_memory
 from tl_jax.manifest import machine_kind
 from tl_jax.methods import Plan, parse
-from tl_jax.model import Model, check_variables
+from tl_jax.model import Model
 from tl_jax.parallel import Placement, place
 from tl_jax.rules import paths
+from tl_jax.stage import check_variables
 from tl_jax.tasks import TASKS, is_labelled, task_class
 from tl_jax.training.defaults import default_schedule, peak_rate
 from tl_jax.training.feature_store import FeatureStore

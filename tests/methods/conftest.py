@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tl_jax.model import Model, ModelInfo, Stage
+from tl_jax.model import Model, ModelInfo
 from tl_jax.models import bert
 from tl_jax.models.conv_layers import BatchNorm
 from tl_jax.models.layers import Dense, Module, compact, head_stage
+from tl_jax.stage import Stage
 
 RAW = {
     "vocab_size": 40,

@@ -8,10 +8,11 @@ import pytest
 from tl_jax.errors import InputError
 from tl_jax.groups import FROZEN
 from tl_jax.methods import LinearSolver, lp_ft, probe
-from tl_jax.model import Model, Stage
+from tl_jax.model import Model
 from tl_jax.models.conv_layers import BatchNorm
 from tl_jax.models.layers import Module, compact
 from tl_jax.rules import paths
+from tl_jax.stage import Stage
 
 KEY = jax.random.key(1)
 

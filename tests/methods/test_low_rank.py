@@ -16,10 +16,11 @@ import pytest
 from tl_jax.errors import InputError
 from tl_jax.groups import FROZEN, Group
 from tl_jax.methods import Plan, lora, merge
-from tl_jax.model import Model, ModelInfo, Stage
+from tl_jax.model import Model, ModelInfo
 from tl_jax.models import bert
 from tl_jax.models.layers import Dense, Module, compact, head_stage
 from tl_jax.rules import map_paths, paths
+from tl_jax.stage import Stage
 
 KEY = jax.random.key(4)
 ATTENTION = ("attention/query", "attention/key", "attention/value", "attention/out")

@@ -11,8 +11,9 @@ from tl_jax.errors import InputError
 from tl_jax.groups import Group
 from tl_jax.methods.plan import HEAD, REST_FROZEN, LinearSolver, Plan, fill, head_index, under
 from tl_jax.methods.spec import Spec
-from tl_jax.model import Model, State, Variables
+from tl_jax.model import Model
 from tl_jax.rules import Rule, paths
+from tl_jax.stage import State, Variables
 
 AUTO = "auto"
 

@@ -25,8 +25,9 @@ from tl_jax.groups import Group
 from tl_jax.methods.merging import NotMergeable
 from tl_jax.methods.plan import HEAD, REST_FROZEN, Plan, fill, under
 from tl_jax.methods.spec import Spec
-from tl_jax.model import Model, Site, State, Variables
+from tl_jax.model import Model, Site
 from tl_jax.rules import Rule, paths
+from tl_jax.stage import State, Variables
 
 _ALL = "all"
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from tl_jax.errors import InputError
-from tl_jax.model import Model, Variables
+from tl_jax.model import Model
 from tl_jax.rules import paths
+from tl_jax.stage import Variables
 
 
 class NotMergeable(InputError):

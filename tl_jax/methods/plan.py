@@ -12,8 +12,9 @@ import jax
 
 from tl_jax.errors import InputError
 from tl_jax.groups import FROZEN, Group
-from tl_jax.model import Model, State, Variables, check_variables
+from tl_jax.model import Model
 from tl_jax.rules import Rule, explain, match, paths
+from tl_jax.stage import State, Variables, check_variables
 
 
 class Method(Protocol):

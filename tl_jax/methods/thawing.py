@@ -12,8 +12,9 @@ from tl_jax.errors import InputError
 from tl_jax.groups import FROZEN, Group
 from tl_jax.methods.plan import Plan, fill, head_index, owners, under
 from tl_jax.methods.spec import Spec
-from tl_jax.model import Model, State, Variables
+from tl_jax.model import Model
 from tl_jax.rules import Rule
+from tl_jax.stage import State, Variables
 
 
 @dataclass(frozen=True)

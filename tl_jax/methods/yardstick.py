@@ -10,8 +10,9 @@ import jax
 from tl_jax.groups import Group
 from tl_jax.methods.plan import Plan
 from tl_jax.methods.spec import Spec
-from tl_jax.model import Model, State, Variables
+from tl_jax.model import Model
 from tl_jax.rules import Rule
+from tl_jax.stage import State, Variables
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from tl_jax.errors import InputError
-from tl_jax.model import Stage
 from tl_jax.models import configs
 from tl_jax.models.layers import EncoderLayer, TextEmbeddings, activation, pooler_stage
 from tl_jax.models.names import Entry, NameMap, dense, norm
+from tl_jax.stage import Stage
 
 
 @dataclass(frozen=True)

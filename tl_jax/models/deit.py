@@ -13,10 +13,10 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from tl_jax.model import Stage
 from tl_jax.models import vit
 from tl_jax.models.layers import Dense, Module, compact, normal
 from tl_jax.models.names import Entry, NameMap, dense
+from tl_jax.stage import Stage
 
 INPUTS, POOLINGS, CLASSIFIER = vit.INPUTS, vit.POOLINGS, vit.CLASSIFIER
 FRONT = ("class_token", "distillation_token")

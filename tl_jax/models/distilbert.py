@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tl_jax.model import Stage
 from tl_jax.models import configs
 from tl_jax.models.layers import EncoderLayer, TextEmbeddings, activation, pooler_stage
 from tl_jax.models.names import Entry, NameMap, dense, norm
+from tl_jax.stage import Stage
 
 _EPSILON = 1e-12  # of its norms, which no config says
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tl_jax.model import Stage
 from tl_jax.models.families import FAMILIES, reads_images
 from tl_jax.models.layers import head_stage
+from tl_jax.stage import Stage
 
 # What config.json calls the dropout below the last layer, by family; null or absent means the next. Of images there is
 # none.

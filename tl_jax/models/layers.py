@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from tl_jax.errors import InputError, did_you_mean
-from tl_jax.model import Stage
+from tl_jax.stage import Stage
 
 Module = nn.Module
 compact = nn.compact

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from tl_jax.errors import InputError, did_you_mean
-from tl_jax.model import Stage
 from tl_jax.models import configs
 from tl_jax.models.decoder_layers import EVERYWHERE, DecoderLayer, LanguageHead, RMSNorm, TokenEmbeddings
 from tl_jax.models.layers import activation, pooler_stage
 from tl_jax.models.names import Entry, NameMap, dense
 from tl_jax.models.rotary import KINDS, Rotary
+from tl_jax.stage import Stage
 
 
 @dataclass(frozen=True)

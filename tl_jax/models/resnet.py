@@ -19,10 +19,10 @@ from itertools import count
 from typing import Any
 
 from tl_jax.errors import InputError, did_you_mean
-from tl_jax.model import Stage
 from tl_jax.models.conv_layers import AveragePooler, ResidualBlock, Stem
 from tl_jax.models.layers import activation
 from tl_jax.models.names import Entry, NameMap, batch_norm, convolution, dense
+from tl_jax.stage import Stage
 
 INPUTS = ("image",)
 POOLINGS = ("pooler",)

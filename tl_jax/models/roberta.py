@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tl_jax.errors import InputError
-from tl_jax.model import Stage
 from tl_jax.models import bert
 from tl_jax.models.layers import pooler_stage
 from tl_jax.models.names import NameMap, dense
+from tl_jax.stage import Stage
 
 
 @dataclass(frozen=True)

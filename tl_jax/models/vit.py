@@ -16,7 +16,6 @@ import numpy as np
 from jax import Array
 
 from tl_jax.errors import InputError, did_you_mean
-from tl_jax.model import Stage
 from tl_jax.models import configs
 from tl_jax.models.layers import (
     Conv,
@@ -33,6 +32,7 @@ from tl_jax.models.layers import (
     normal,
 )
 from tl_jax.models.names import Entry, NameMap, dense, norm
+from tl_jax.stage import Stage
 
 INPUTS = ("image",)
 POOLINGS = ("cls", "mean", "pooler")

@@ -14,12 +14,13 @@ import jax
 import jax.numpy as jnp
 
 from tl_jax.errors import InputError
-from tl_jax.model import Model, ModelInfo, Stage
+from tl_jax.model import Model, ModelInfo
 from tl_jax.models.families import family, reads_images
 from tl_jax.models.heads import classifier
 from tl_jax.models.names import Entry, NameMap
 from tl_jax.pretrained.json_files import read_json
 from tl_jax.pretrained.pooling import Modules, choose, choose_for_images, of_encoder, read_modules
+from tl_jax.stage import Stage
 
 _MOST_LABELS = 1 << 20
 # The head of a sentence-transformers folder: a dense layer in a file of its own.

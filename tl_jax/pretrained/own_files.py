@@ -17,10 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from tl_jax.errors import InputError, nearest
-from tl_jax.model import Model, State, check_variables
+from tl_jax.model import Model
 from tl_jax.pretrained import weights
 from tl_jax.pretrained.json_files import read_json
 from tl_jax.rules import map_paths, paths
+from tl_jax.stage import State, check_variables
 
 MODEL_TYPE = "own"  # in the config.json of such a folder
 _SHOWN = 8

@@ -20,9 +20,10 @@ import optax
 
 from tl_jax.errors import InputError, did_you_mean
 from tl_jax.groups import FROZEN
-from tl_jax.model import STATE_KEYS, Model
+from tl_jax.model import Model
 from tl_jax.parallel import ANYWHERE, Placement
 from tl_jax.rules import paths
+from tl_jax.stage import STATE_KEYS
 from tl_jax.training.averaging import average
 from tl_jax.training.modes import mode
 from tl_jax.training.optimizer import OptimizerSpec
