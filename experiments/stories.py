@@ -1,7 +1,35 @@
 """A story teller learns plays: stories260K (a Llama of 260,032 parameters, TinyStories) on Zora Neale Hurston's plays.
 
-python experiments/stories.py      STEPS=… for another number of steps than 300
+    python experiments/stories.py      STEPS=… for another number of steps than 300
 
+fine-tunes on the first nine tenths of the text (212 kB), 300 steps of 16 windows of up to 256 tokens, seeds 0, 1, 2,
+each method at its default rate, and prints perplexity a token on the last tenth ± half its 95 % interval over the
+seeds, and how two prompts go on. Runs are kept in runs/stories; a stopped one goes on. It takes half an hour on a core.
+
+    method                                perplexity on the last tenth
+    as it came                             122.59
+    full                                     9.24 ± 0.01
+    lora:rank=8,targets=attention|mlp       10.38 ± 0.22
+    scratch                                 30.63 ± 4.36
+
+What the stories taught of English is worth a factor of three over the same 300 steps from random weights. Drawn at
+temperature 0.7 with seed 0, the prompt first:
+
+    full       LIGE: (There is paste: Ore, I ain't listenin' to keer?
+
+               DAISY
+               (splaces) Well, I went to Dave. Tudge, I'm goin' to look like
+    lora       Once upon a time, there was de boy comes out fancin' towards it this mean. (Poke-folon in peek was uh
+               sharp, turkey
+    scratch    LIGE: out hure Iisswe: Ore S
+
+               DMisee gg and  jAD- dhl
+                (s the,
+
+It has learnt who speaks and what a stage direction is, and spells the dialect; it makes no sense, as 260,032 parameters
+do not.
+
+The weights and the corpus are w_stories260k_llama and t_lm_corpora under TL_JAX_DATA (default ../shared/data).
 """
 
 from __future__ import annotations
