@@ -27,6 +27,7 @@ from hypothesis import HealthCheck, settings
 
 from tests import images as image_files
 from tests import tiny as tiny_files
+from tl_jax import heap
 
 # Toy models spend their time in XLA's optimiser: without it a test takes half of the CPU. Set before jax is imported,
 # and inherited by the processes that tests start; give XLA_FLAGS to test what users compile.
@@ -67,10 +68,10 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("--hypothesis-seed") is None:
         config.option.hypothesis_seed = str(SEED)
-    config.pluginmanager.register(Room())
+    config.pluginmanager.register(MemoryLimit())
 
 
-class Room:
+class MemoryLimit:
     """Memory that a worker may fill before what JAX compiled is dropped: thousands of tests would fill 6 GB.
 
     Freed memory stays the process's and is used again, so the next drop waits until it has grown by as much more.
@@ -81,18 +82,10 @@ class Room:
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_teardown(self) -> None:
-        if "jax" in sys.modules and resident() > self.limit:
+        if sys.platform == "linux" and "jax" in sys.modules and heap.resident_bytes() > self.limit:
             sys.modules["jax"].clear_caches()
             gc.collect()
-            self.limit = resident() + self.step
-
-
-def resident() -> int:
-    """Bytes of this process that lie in memory; 0 where the system does not say."""
-    try:
-        return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0
+            self.limit = heap.resident_bytes() + self.step
 
 
 def pytest_report_header() -> str:

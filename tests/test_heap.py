@@ -49,7 +49,7 @@ def block(megabytes):
     return place
 sizes = []
 def now():
-    sizes.append(heap._resident_bytes() >> 20)
+    sizes.append(heap.resident_bytes() >> 20)
 heap.give_back_if_grown()
 now()
 step, guard = block(400), block(1)

@@ -42,12 +42,13 @@ def give_back_if_grown() -> None:
     process grows by all of them, and the hole would stay. Costs microseconds while nothing grows.
     """
     global _resident
-    if not _kept or _resident_bytes() < _GROWN * _resident:
+    if not _kept or resident_bytes() < _GROWN * _resident:
         return
     ctypes.CDLL(None).malloc_trim(0)
-    _resident = _resident_bytes()
+    _resident = resident_bytes()
 
 
-def _resident_bytes() -> int:
+def resident_bytes() -> int:
+    """What of this process lies in memory, on Linux."""
     with open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
