@@ -281,3 +281,11 @@ class Shift:
 
     def intercept(self, site: str, leaves: Any, call: Any, *args: Any) -> Any:
         return call(*args) + leaves["shift"]
+
+
+def over(*made: Any) -> Any:
+    """Runs a test for each of these chains, as its argument `chain`."""
+    return pytest.mark.parametrize("chain", made, ids=lambda chain: chain.__name__)
+
+
+every = over(plain, tied, shared, normed, bert)

@@ -36,7 +36,7 @@ def compiled(model, variables, state, *, key=None, **options):
 
 
 @pytest.mark.parametrize("name", MODES)
-@pytest.mark.parametrize("chain", CHAINS, ids=lambda chain: chain.__name__)
+@chains.over(*CHAINS)
 def test_every_cut_gives_the_same_bits(chain, name, rng, seed):
     model = chain()
     variables, inputs, options = chains.variables(model, rng), chains.inputs(model, rng), mode(model, name, seed)

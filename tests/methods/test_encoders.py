@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import jax
 import numpy as np
-import pytest
 
 from tests import chains
 from tests.parity import assert_close
@@ -12,9 +11,7 @@ from tl_jax.groups import FROZEN
 from tl_jax.methods import discriminative, last_layers, lora, lp_ft, merge, probe
 from tl_jax.rules import map_paths, paths
 
-every = pytest.mark.parametrize(
-    "chain", [chains.bert, chains.roberta, chains.distilbert], ids=lambda chain: chain.__name__
-)
+every = chains.over(chains.bert, chains.roberta, chains.distilbert)
 
 
 def plan_of(method, chain, rng):

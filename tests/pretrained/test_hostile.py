@@ -1,6 +1,6 @@
 """Folders that are broken, or meant to break whoever loads them: each gives one clear error, in bounded memory.
 
-What pickles can hold beside the one here is in `test_torch_files.py`, opcode by opcode.
+What pickles can hold beside the one here is in `test_hostile_torch_files.py`, opcode by opcode.
 """
 
 from __future__ import annotations
