@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # From the ground up. A room may import those above it in this list; rooms of one line do not import each other.
 ORDER = (
     ("errors",),
-    ("cache_folder", "groups", "heap", "pictures", "tabular", "trees"),
+    ("cache_folder", "disk", "groups", "heap", "pictures", "tabular", "trees"),
     ("rules",),
     ("hooks", "own", "scopes"),
     ("stage",),

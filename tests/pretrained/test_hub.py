@@ -44,6 +44,8 @@ def hub(tiny_bert: Maker, tmp_path: Path) -> Iterator[Hub]:
     for name in ("README.md", "pytorch_model.bin", "modeling_evil.py", "onnx/model.safetensors", "onnx/model.onnx"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("never fetched")
+    for name in ("chat_template.jinja", "generation_config.json"):  # what goes with a language model
+        (folder / name).write_text("{}")
     pickled = tiny_bert()
     pickle_weights(pickled, shards=2)
     flax = tmp_path / "flax"
@@ -82,7 +84,8 @@ def test_a_repository_is_fetched_once_and_kept(hub: Hub, tmp_path: Path) -> None
     assert answers[2]["error"] == "the repository someone/tiny-bert has no revision 'v2'"
     fetched = Path(answers[0]["folder"])
     names = sorted(p.name for p in fetched.rglob("*") if p.is_file())
-    assert names == ["config.json", "model.safetensors", "tokenizer_config.json", "vocab.txt"]
+    beside = ["chat_template.jinja", "generation_config.json"]
+    assert names == sorted([*beside, "config.json", "model.safetensors", "tokenizer_config.json", "vocab.txt"])
     assert not [line for line in hub.asked if line.endswith((".py", ".bin", ".onnx", ".md", "onnx/model.safetensors"))]
 
     model, variables = load(fetched)
@@ -159,6 +162,24 @@ def test_a_folder_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert resolve("~/org/name").folder == expected
     source = resolve("org/name")
     assert resolve(source) is source
+
+
+def test_a_link_to_a_file_is_known_by_its_own_name_and_place(tmp_path: Path) -> None:
+    """As in the hub's cache, where a snapshot is links to nameless files."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "snapshot").mkdir()
+    for name in ("abc", "net.th"):
+        (tmp_path / "blobs" / name).touch()
+    (tmp_path / "snapshot" / "net.th").symlink_to(tmp_path / "blobs" / "abc")
+    source = resolve(tmp_path / "snapshot" / "net.th")
+    assert source.place == (tmp_path / "snapshot" / "net.th").absolute()
+    assert source.place.resolve() == (tmp_path / "blobs" / "abc").resolve()
+
+
+def test_a_name_that_no_repository_can_have(tmp_path: Path) -> None:
+    for name in ("models/bert--base", "models/bert-base-", "ckpt/run.", "a/" + "b" * 97):
+        with pytest.raises(InputError, match="no repository of the hub can have that name"):
+            resolve(name)
 
 
 def test_a_folder_has_no_revision(tmp_path: Path) -> None:

@@ -90,6 +90,40 @@ def test_it_is_the_same_model(tied, prefix, pair, tmp_path):
     assert_same_tensors(save(tmp_path / "out", model, variables), hf)
 
 
+def test_a_tied_head_that_is_there_twice(pair, tmp_path):
+    """As llama2.c keeps it."""
+    from safetensors.numpy import load_file
+
+    hf, meta = pair(tied=True)
+    tensors = load_file(meta / "weights.safetensors")
+    write(meta / "weights.safetensors", {**tensors, "output.weight": tensors["tok_embeddings.weight"]})
+    (model, variables), (_, expected) = load(meta), load(hf)
+    assert model.info.config["tie_word_embeddings"]
+    assert_same_bits(variables, expected)
+    write(meta / "weights.safetensors", {**tensors, "output.weight": tensors["tok_embeddings.weight"] + 1})
+    assert not load(meta)[0].info.config["tie_word_embeddings"]
+
+
+def test_every_file_that_is_read_is_in_the_fingerprint(pair):
+    """Also where the weights have the name that Hugging Face gives them."""
+    _, meta = pair()
+    (meta / "weights.safetensors").rename(meta / "model.safetensors")
+    load(meta)
+    assert set(fingerprint(meta)) == {"params.json", "model.safetensors"}
+
+
+def test_a_folder_that_says_its_family_is_no_folder_of_meta_s(pair):
+    """Repositories of Mistral have both."""
+    hf, meta = pair()
+    expected = load(hf)
+    for path in meta.iterdir():
+        path.rename(hf / path.name.replace("weights", "consolidated"))
+    model, variables = load(hf)
+    assert model == expected[0]
+    assert_same_bits(variables, expected[1])
+    assert "params.json" not in fingerprint(hf)
+
+
 def test_torch_s_files_are_read_too(pair):
     import torch
     from safetensors.torch import load_file

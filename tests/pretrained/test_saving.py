@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -237,6 +236,26 @@ def test_other_classifiers_are_sentence_transformers_folders(
     assert_same_bits(load(out)[1], variables)
 
 
+def test_other_labels_are_of_a_problem_of_one_label(tiny_bert: Maker, tmp_path: Path) -> None:
+    """transformers' pipeline takes a sigmoid of a model for several labels at once, and nothing of a regression."""
+    folder = tiny_bert("BertForSequenceClassification", num_labels=3)
+    set_json(folder / "config.json", problem_type="multi_label_classification")
+    model, variables = load(folder)
+    kept = config_of(save(tmp_path / "same", model, variables))
+    assert kept["problem_type"] == "multi_label_classification"
+    tuned = config_of(save(tmp_path / "given", model, variables, labels=model.info.labels))
+    assert tuned["problem_type"] == "single_label_classification"
+    model = replace(model, info=replace(model.info, labels=("a", "b", "c")))
+    other = save(tmp_path / "other", model, variables)
+    assert config_of(other)["problem_type"] == "single_label_classification"
+
+    import transformers
+
+    pipe = transformers.pipeline("text-classification", model=str(other), top_k=None)
+    (said,) = pipe(["the cat"])
+    assert sum(answer["score"] for answer in said) == pytest.approx(1)
+
+
 def test_labels_may_be_given_and_must_fit(tiny_bert: Maker, tmp_path: Path) -> None:
     model, variables = with_head(*load(tiny_bert()), ("a", "b"))
     save(tmp_path / "out", model, variables, labels=["x", "y"])
@@ -254,6 +273,9 @@ def test_config_names_the_dtype_of_the_weights(tiny_bert: Maker, tmp_path: Path)
     assert config_of(folder)["dtype"] == "bfloat16"
     assert config_of(save(tmp_path / "a", *load(folder)))["dtype"] == "bfloat16"
     assert config_of(save(tmp_path / "b", *load(folder, dtype="float32")))["dtype"] == "float32"
+    masked = load(tiny_bert("BertForMaskedLM"), dtype="bfloat16")  # also what is carried over is in it
+    assert config_of(save(tmp_path / "masked", *masked))["dtype"] == "bfloat16"
+    assert {str(array.dtype) for array in tensors_of(tmp_path / "masked").values()} == {"torch.bfloat16"}
     model, variables = load(folder)
     variables["params"]["pooler"] = map_paths(lambda _, leaf: leaf.astype(np.float32), variables["params"]["pooler"])
     assert config_of(save(tmp_path / "c", model, variables))["dtype"] == "float32"  # the wider of the two
@@ -267,73 +289,6 @@ def test_jax_arrays_of_any_layout_are_written(tiny_bert: Maker, tmp_path: Path) 
     model, variables = load(folder)
     on_device = map_paths(lambda _, leaf: jnp.asarray(leaf), variables)
     assert_same_tensors(save(tmp_path / "out", model, on_device), folder)
-
-
-# -- encoders of sentence-transformers -----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def sentence_bert(tiny_bert: Maker) -> Path:
-    return sentence_folder(tiny_bert())
-
-
-def sentence_folder(folder: Path) -> Path:
-    """The folder with the modules of sentence-transformers in it: mean pooling, and vectors of length one."""
-    kinds = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
-    modules = [
-        {"idx": i, "name": str(i), "path": p, "type": f"sentence_transformers.models.{kind}"}
-        for i, (p, kind) in enumerate(kinds)
-    ]
-    (folder / "modules.json").write_text(json.dumps(modules))
-    (folder / "1_Pooling").mkdir()
-    (folder / "1_Pooling/config.json").write_text(
-        json.dumps({"word_embedding_dimension": 18, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True})
-    )
-    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 11}')
-    (folder / "config_sentence_transformers.json").write_text('{"prompts": {}}')
-    return folder
-
-
-def test_its_modules_come_along(sentence_bert: Path, tmp_path: Path) -> None:
-    model, variables = load(sentence_bert)
-    assert model.info.pooling == "mean" and model.info.processor.max_length == 11
-    out = save(tmp_path / "out", model, variables)
-    assert_same_tensors(out, sentence_bert)
-    assert json.loads((out / "modules.json").read_text()) == json.loads((sentence_bert / "modules.json").read_text())
-    for name in ("1_Pooling/config.json", "sentence_bert_config.json", "config_sentence_transformers.json"):
-        assert (out / name).read_bytes() == (sentence_bert / name).read_bytes()
-
-
-@pytest.mark.parametrize("kind", ["BertModel", "RobertaModel", "DistilBertModel"])
-def test_another_pooling_is_written_with_its_width(tiny_bert: Maker, tmp_path: Path, kind: str) -> None:
-    out = save(tmp_path / "cls", *load(sentence_folder(tiny_bert(kind)), pooling="cls"))
-    assert load(out)[0].info.pooling == "cls"
-    assert config_of(out / "1_Pooling")["word_embedding_dimension"] == 18
-
-
-def test_its_pooling_is_the_one_in_effect(sentence_bert: Path, tmp_path: Path) -> None:
-    out = save(tmp_path / "pooler", *load(sentence_bert, pooling="pooler"))
-    assert not (out / "modules.json").exists()
-    assert load(out)[0].info.pooling == "pooler"
-
-
-def test_a_dense_layer_that_is_no_head_of_ours(sentence_bert: Path) -> None:
-    modules = json.loads((sentence_bert / "modules.json").read_text())
-    modules[2] |= {"path": "2_Dense", "type": "sentence_transformers.models.Dense"}
-    (sentence_bert / "modules.json").write_text(json.dumps(modules))
-    (sentence_bert / "2_Dense").mkdir()
-    (sentence_bert / "2_Dense/config.json").write_text(
-        json.dumps({"in_features": 18, "out_features": 7, "activation_function": "torch.nn.modules.activation.Tanh"})
-    )
-    with pytest.raises(InputError, match=r"2_Dense is no classifier.*--pooling mean"):
-        load(sentence_bert)
-    (sentence_bert / "2_Dense/config.json").unlink()
-    with pytest.raises(InputError, match=r"there is no file .*2_Dense/config\.json"):
-        load(sentence_bert)
-    shutil.rmtree(sentence_bert / "2_Dense")
-    (sentence_bert / "2_Dense").mkdir()
-    (sentence_bert / "2_Dense/config.json").write_text("{}")
-    assert load(sentence_bert, pooling="mean")[0].names[-1] == "pooler"
 
 
 # -- what is refused, and what a failure leaves --------------------------------------------------------------------
@@ -356,31 +311,6 @@ def test_what_the_format_cannot_hold(tiny_bert: Maker, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=says):
             save(tmp_path / "out", broken, leaves)
     assert not any(p.name.startswith((".out", "out")) for p in tmp_path.iterdir())
-
-
-def test_folders_in_the_way(tiny_bert: Maker, tmp_path: Path) -> None:
-    model, variables = load(tiny_bert())
-    (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="is a file"):
-        save(tmp_path / "file", model, variables)
-    (tmp_path / "empty").mkdir()
-    save(tmp_path / "empty", model, variables)
-    with pytest.raises(InputError, match="has something in it"):
-        save(tmp_path / "empty", model, variables)
-    (tmp_path / "home").mkdir()
-    (tmp_path / "home/thesis.tex").touch()
-    with pytest.raises(InputError, match="holds no model"):
-        save(tmp_path / "home", model, variables, overwrite=True)
-    assert [p.name for p in (tmp_path / "home").iterdir()] == ["thesis.tex"]
-
-
-def test_overwriting_replaces_the_whole_folder_even_its_own_source(tiny_bert: Maker, tmp_path: Path) -> None:
-    folder = tiny_bert(shard=3000)
-    model, variables = load(folder)
-    save(folder, model, perturbed(variables), overwrite=True)
-    assert (folder / "model.safetensors").exists() and not list(folder.glob("model-*"))
-    assert_same_bits(load(folder)[1], perturbed(variables))
-    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
 def test_a_tokenizer_that_went_away(tiny_bert: Maker, tmp_path: Path) -> None:

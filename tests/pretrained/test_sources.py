@@ -10,7 +10,7 @@ from tl_jax.pretrained import Source, check_unchanged, fingerprint
 from tl_jax.pretrained.sources import model_files
 
 FILES = {
-    "config.json": b"{}",
+    "config.json": b'{"model_type": "bert"}',
     "model.safetensors": b"weights",
     "vocab.txt": b"a\nb\n",
     "1_Pooling/config.json": b"{ }",
@@ -86,7 +86,18 @@ def test_shards_and_pickles_belong_to_the_model(tmp_path: Path, names: list[str]
     for name in names + others:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert list(model_files(tmp_path)) == sorted(names)
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    assert list(model_files(tmp_path)) == sorted([*names, "config.json"])
+
+
+def test_the_preprocessor_beside_a_file_alone_belongs_to_it(tmp_path: Path) -> None:
+    source = Source("net.th", tmp_path, file="net.th")
+    (tmp_path / "net.th").write_bytes(b"weights")
+    recorded = fingerprint(source)
+    assert list(recorded) == ["net.th"]
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"preprocessor_config\.json is new"):
+        check_unchanged(source, recorded)
 
 
 def test_a_source_says_where_it_is(source: Source) -> None:

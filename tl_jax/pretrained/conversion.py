@@ -20,7 +20,7 @@ from tl_jax.errors import InputError
 from tl_jax.models.families import named_like
 from tl_jax.models.names import ENDS, STATISTICS, NameMap, Transform
 from tl_jax.pretrained.malformed import plain
-from tl_jax.pretrained.tensor_files import Deferred, Tensors
+from tl_jax.pretrained.tensor_files import Deferred, Tensors, same_bits
 from tl_jax.rules import paths
 
 _SHOWN = 40  # lines of a kind in an error
@@ -103,8 +103,8 @@ def to_canonical(
         _put(params if inside == path else statistics, inside, deferred)
     used = {path: name for path, (name, _) in found.items()}
     copies = {name: path for name, path in names.ties if name in carried and path in used}
-    copies = {name: path for name, path in copies.items() if _same(tensors, name, used[path])}
-    rest = {name: tensors.deferred(name) for name in carried if name not in copies}
+    copies = {name: path for name, path in copies.items() if same_bits(tensors, name, used[path])}
+    rest = {name: _carried(tensors.deferred(name), dtype) for name in carried if name not in copies}
     return Converted(params, used, rest, statistics, copies)
 
 
@@ -146,6 +146,13 @@ def prefix(read: Iterable[str], names: NameMap) -> str:
     return max(carried, key=carried.__getitem__, default="")
 
 
+def _carried(stored: Deferred, dtype: np.dtype[Any] | None) -> Deferred:
+    """What is carried over, in the `dtype` that the params get if it is of floating-point numbers as they are."""
+    if dtype is None or not jnp.issubdtype(stored.dtype, jnp.floating):
+        return stored
+    return Deferred(stored.shape, dtype, partial(_read, stored, "copy", dtype))
+
+
 def _read(stored: Deferred, transform: Transform, dtype: np.dtype[Any]) -> np.ndarray:
     return _ours(stored.read(), transform).astype(dtype, copy=False)
 
@@ -172,13 +179,6 @@ def _theirs(array: np.ndarray, transform: Transform) -> np.ndarray:
     if transform == "row":
         return array[None]
     return array
-
-
-def _same(tensors: Tensors, one: str, other: str) -> bool:
-    """Whether two tensors of a file hold the same bits."""
-    if tensors.specs[one] != tensors.specs[other]:
-        return False
-    return tensors[one].tobytes() == tensors[other].tobytes()
 
 
 def _their_shape(shape: tuple[int, ...], transform: Transform) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tl_jax.errors import InputError, did_you_mean
-from tl_jax.pretrained.sources import FILES, Source, has_weights, model_files, patterns
+from tl_jax.pretrained.sources import BESIDE, FILES, Source, has_weights, model_files, patterns
 from tl_jax.pretrained.weights import SUFFIXES as WEIGHT_SUFFIXES
 from tl_jax.pretrained.weights import no_weights
 
@@ -38,7 +38,7 @@ def resolve(name_or_folder: str | os.PathLike[str] | Source, revision: str | Non
             raise InputError(f"{name} is a file: give the folder it lies in, or weights ({', '.join(WEIGHT_SUFFIXES)})")
         if revision is not None:
             raise InputError(f"{name} is a file, which has no revision {revision!r}: that is for hub repositories")
-        return Source(name, folder.resolve().parent, file=folder.name)
+        return Source(name, folder.parent.resolve(), file=folder.name)  # a link is known by its own name and place
     if folder.suffix in WEIGHT_SUFFIXES and folder.parent.is_dir():
         raise InputError(f"there is no file {name}{_nearest(folder, Path.is_file)}")
     if not _REPOSITORY.fullmatch(name):
@@ -65,13 +65,18 @@ def config_of(name: str) -> Path | None:
 def _fetch(name: str, revision: str | None, hint: str) -> Source:
     import huggingface_hub
     from huggingface_hub import errors
+    from huggingface_hub.utils import validate_repo_id
 
     at = f"{name} at {revision}" if revision else name
+    try:
+        validate_repo_id(name)
+    except errors.HFValidationError:
+        raise InputError(f"there is no folder {name}{hint}, and no repository of the hub can have that name") from None
 
     def snapshot(files: Iterable[str], local: bool = False) -> Source:
         folder = Path(
             huggingface_hub.snapshot_download(
-                name, revision=revision, allow_patterns=list(files), local_files_only=local
+                name, revision=revision, allow_patterns=[*files, *BESIDE], local_files_only=local
             )
         )
         return Source(name, folder, folder.name)  # the hub's cache names snapshots by their commit

@@ -18,7 +18,7 @@ from tl_jax.errors import InputError
 from tl_jax.pretrained import weights
 from tl_jax.pretrained.json_files import read_json
 from tl_jax.pretrained.malformed import shown
-from tl_jax.pretrained.tensor_files import Spec, Tensors
+from tl_jax.pretrained.tensor_files import Spec, Tensors, same_bits
 
 _SETTINGS = ("params.json", "config.json")
 _FORMS = ("*.safetensors", "*.pth", "*.pt")  # in order of preference
@@ -110,7 +110,7 @@ def read(folder: Path) -> tuple[dict[str, Any], Tensors] | None:
         "max_position_embeddings": raw.get("max_seq_len") or 2048,
         "rms_norm_eps": raw.get("norm_eps") or 1e-5,
         "rope_theta": raw.get("rope_theta") or 10_000.0,
-        "tie_word_embeddings": "output.weight" not in bare,
+        "tie_word_embeddings": _tied(theirs, bare),
         "bos_token_id": raw.get("bos_id", 1),
         "eos_token_id": raw.get("eos_id", 2),
     }
@@ -118,12 +118,19 @@ def read(folder: Path) -> tuple[dict[str, Any], Tensors] | None:
 
 
 def _settings(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    for name in _SETTINGS:
-        if (folder / name).is_file():
-            raw = read_json(folder / name)
-            if raw.keys() >= _KEYS and "model_type" not in raw:
-                return folder / name, raw
-    return None
+    """Meta's settings and their file; None where a config.json says what the folder is, whatever lies beside it."""
+    found = [(folder / name, read_json(folder / name)) for name in _SETTINGS if (folder / name).is_file()]
+    if any("model_type" in raw for path, raw in found if path.name == "config.json"):
+        return None
+    return next((one for one in found if one[1].keys() >= _KEYS), None)
+
+
+def _tied(theirs: Tensors, bare: Mapping[str, Spec]) -> bool:
+    """Whether the head is the embedding: left out of the file or, as llama2.c keeps it, there twice."""
+    if "output.weight" not in bare:
+        return True
+    names = {name.removeprefix(_COMPILED): name for name in theirs.specs}
+    return same_bits(theirs, names["output.weight"], names["tok_embeddings.weight"])
 
 
 def _weights(folder: Path) -> Path:

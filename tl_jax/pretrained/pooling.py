@@ -12,7 +12,8 @@ from tl_jax.errors import InputError, did_you_mean
 from tl_jax.pretrained.json_files import read_json, read_value
 
 CHOICES = ("auto", "cls", "mean", "last", "pooler", "none")
-_MODES = {"cls": "cls", "cls_token": "cls", "mean": "mean", "mean_tokens": "mean", "lasttoken": "last"}
+MODES = ("cls", "mean", "last")  # those that a sentence-transformers folder can name
+_NAMES = {"cls": "cls", "cls_token": "cls", "mean": "mean", "mean_tokens": "mean", "lasttoken": "last"}
 _FLAG = "pooling_mode_"
 
 
@@ -59,18 +60,18 @@ def read_mode(path: Path) -> str:
         modes = [str(m) for m in (named if isinstance(named, list) else [named])]
     else:
         modes = [key.removeprefix(_FLAG) for key, on in config.items() if key.startswith(_FLAG) and on]
-    if len(modes) != 1 or modes[0] not in _MODES:
+    if len(modes) != 1 or modes[0] not in _NAMES:
         raise InputError(
             f"{path}: the pooling {' + '.join(modes) or '(none)'} is not supported; "
             "choose one yourself: --pooling cls, mean or last"
         )
-    return _MODES[modes[0]]
+    return _NAMES[modes[0]]
 
 
 def mode_config(pooling: str, width: int) -> dict[str, Any]:
     """The content of 1_Pooling/config.json for `cls`, `mean` or `last`."""
     flags = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
-    on = {_FLAG + flag: _MODES.get(flag) == pooling for flag in flags}
+    on = {_FLAG + flag: _NAMES.get(flag) == pooling for flag in flags}
     return {"word_embedding_dimension": width, **on, "include_prompt": True}
 
 

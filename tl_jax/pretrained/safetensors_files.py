@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from tl_jax.disk import sync
 from tl_jax.errors import InputError
 from tl_jax.pretrained import safetensors_header, strided, tensor_files
 from tl_jax.pretrained.malformed import Malformed
@@ -88,15 +89,6 @@ def write_folder(folder: Path, tensors: Mapping[str, Any], max_shard_size: int |
     index = json.dumps({"metadata": totals, "weight_map": where}, indent=2, sort_keys=True) + "\n"
     (folder / INDEX).write_text(index, encoding="utf-8")
     sync(folder / INDEX)
-
-
-def sync(path: Path) -> None:
-    """Have the system put a file, or a folder's list of names, on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read(path: Path, file: BinaryIO, place: Place) -> np.ndarray:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from tl_jax.disk import sync
 from tl_jax.errors import InputError, did_you_mean
 from tl_jax.model import Model, ModelInfo
 from tl_jax.models.families import class_name, family, has_class, reads_images
@@ -23,19 +23,18 @@ from tl_jax.models.families import names as names_of
 from tl_jax.models.names import STATISTICS, NameMap
 from tl_jax.pretrained import links
 from tl_jax.pretrained.conversion import prefix, to_foreign
-from tl_jax.pretrained.describing import DENSE_HEAD, IDENTITY
+from tl_jax.pretrained.describing import DENSE_HEAD
 from tl_jax.pretrained.image_processor import ImageProcessor
 from tl_jax.pretrained.json_files import copy, write_json
 from tl_jax.pretrained.own_files import MODEL_TYPE, tensors_of
-from tl_jax.pretrained.pooling import mode_config, read_modules
-from tl_jax.pretrained.safetensors_files import SINGLE, sync, write, write_folder
-from tl_jax.pretrained.sources import Source
+from tl_jax.pretrained.placing import check_target, put_in_place
+from tl_jax.pretrained.pooling import MODES
+from tl_jax.pretrained.safetensors_files import write_folder
+from tl_jax.pretrained.sentence_modules import copy_modules, write_modules
+from tl_jax.pretrained.sources import BESIDE, Source
 from tl_jax.pretrained.tokenizer import TextProcessor
 from tl_jax.rules import paths
 
-_MODULE = "sentence_transformers.models."
-# What a language model's folder holds beside config, weights and tokenizer.
-_BESIDE = ("generation_config.json", "chat_template.jinja")
 FORMATS = ("hf", "sentence-transformers")
 _COUNT = "num_batches_tracked"
 
@@ -70,9 +69,10 @@ def save(
     when the disk refuses.
     """
     target = Path(folder).expanduser().resolve()
-    _check_target(target, overwrite)
+    check_target(target, overwrite)
     contents = _contents(model, variables, labels)
     _check_format(format, model, contents)
+    contents = replace(contents, modules=contents.dense is not None or format == "sentence-transformers")
     target.parent.mkdir(parents=True, exist_ok=True)
     made = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     made.mkdir()
@@ -80,7 +80,7 @@ def save(
         if card is not None:
             (made / "README.md").write_text(card, encoding="utf-8")
         _write(contents, made, max_shard_size)
-        _put_in_place(made, target)
+        put_in_place(made, target)
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
         raise
@@ -97,6 +97,7 @@ class _Contents:
     pooling: str
     processor: Any
     source: Any
+    modules: bool = False  # whether it is to be a sentence-transformers folder, whatever it came as
 
 
 def _contents(model: Model, variables: Mapping[str, Any], labels: Sequence[str] | None) -> _Contents:
@@ -125,6 +126,8 @@ def _contents(model: Model, variables: Mapping[str, Any], labels: Sequence[str] 
         head = kept["params"]["head"]
         config |= _label_config(labels if labels is not None else info.labels, head["kernel"].shape[-1])
         config.pop("num_labels", None)  # transformers counts id2label
+        if "problem_type" in config and (labels is not None or config["id2label"] != info.config.get("id2label")):
+            config["problem_type"] = "single_label_classification"  # what was said is of the base's own labels
         if reads_images(info.family):
             written_as = class_name(info.family, _image_class(architecture, info.pooling, head))
         elif info.pooling == "pooler":
@@ -175,18 +178,6 @@ def _count_of(mean: str) -> str:
     return mean.removesuffix("running_mean") + _COUNT
 
 
-def _check_target(target: Path, overwrite: bool) -> None:
-    if not target.exists():
-        return
-    if not target.is_dir():
-        raise InputError(f"{target} is a file: give a folder to write the model to")
-    if any(target.iterdir()):
-        if not overwrite:
-            raise InputError(f"{target} has something in it: give another folder, or ask to overwrite the model there")
-        if not (target / "config.json").is_file():
-            raise InputError(f"{target} holds no model (no config.json), and nothing else is overwritten")
-
-
 def _check_format(asked: str | None, model: Model, contents: _Contents) -> None:
     """Refuse a form that cannot hold the head, or a name that is none."""
     if asked is None:
@@ -209,6 +200,10 @@ def _check_format(asked: str | None, model: Model, contents: _Contents) -> None:
         )
     if asked == "sentence-transformers" and pooling == "none":
         raise InputError("a sentence-transformers folder cannot hold a language model: --format hf does")
+    if asked == "sentence-transformers" and pooling not in MODES and "head" not in model.names:
+        raise InputError(
+            f"a sentence-transformers folder has no {pooling}: --pooling {', '.join(MODES[:-1])} or {MODES[-1]}"
+        )
     if asked == "sentence-transformers" and "head" in model.names and contents.dense is None:
         raise InputError(
             f"a sentence-transformers folder cannot hold a classifier over the model's own {pooling}: "
@@ -273,78 +268,23 @@ def _write(contents: _Contents, folder: Path, max_shard_size: int | str | None) 
     if isinstance(contents.processor, ImageProcessor | TextProcessor):
         contents.processor.write(folder)
     if isinstance(contents.source, Source):
-        beside = [name for name in _BESIDE if (contents.source.folder / name).is_file()]
+        beside = [name for name in BESIDE if (contents.source.folder / name).is_file()]
         links.check(contents.source.folder, [contents.source.folder / name for name in beside])
         for name in beside:
             copy(contents.source.folder / name, folder / name)
-    if contents.dense is not None:
-        _write_modules(contents, contents.dense, folder)
-    elif (
-        isinstance(contents.source, Source)
-        and contents.source.file is None
-        and contents.pooling not in ("pooler", "none")
-    ):
-        _copy_modules(contents.source.folder, contents.pooling, contents.config, folder)
+    if contents.pooling in MODES and not reads_images(contents.config["model_type"]):
+        _write_modules(contents, folder)
     for path in folder.rglob("*"):
         sync(path)
     sync(folder)
 
 
-def _write_modules(contents: _Contents, dense: Mapping[str, Any], folder: Path) -> None:
-    """The files by which sentence-transformers finds the pooling and the head."""
-    labels, width = dense["linear.weight"].shape
-    modules = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Dense", "Dense"))
-    write_json(
-        folder / "modules.json",
-        [{"idx": i, "name": str(i), "path": p, "type": _MODULE + kind} for i, (p, kind) in enumerate(modules)],
-    )
-    (folder / "1_Pooling").mkdir()
-    write_json(folder / "1_Pooling" / "config.json", mode_config(contents.pooling, width))
-    (folder / "2_Dense").mkdir()
-    write_json(
-        folder / "2_Dense" / "config.json",
-        {"in_features": width, "out_features": labels, "bias": True, "activation_function": IDENTITY},
-    )
-    write(folder / "2_Dense" / SINGLE, dense)
-    settings = folder / "sentence_bert_config.json"
-    if contents.processor is not None and not settings.exists():
-        write_json(settings, {"max_seq_length": contents.processor.max_length, "do_lower_case": False})
-
-
-def _copy_modules(source: Path, pooling: str, config: Mapping[str, Any], folder: Path) -> None:
-    """The modules of an encoder that came as a sentence-transformers folder, with the pooling it has now."""
-    try:
-        known = read_modules(source)
-    except InputError:  # a chain we do not compute: the pooling was chosen by hand
+def _write_modules(contents: _Contents, folder: Path) -> None:
+    """The modules of a pooled encoder: those it came with, or new ones where it is to have some."""
+    width = family(contents.config["model_type"]).CONFIG(contents.config).hidden_size
+    folders = isinstance(contents.source, Source) and contents.source.file is None and contents.dense is None
+    if folders and copy_modules(contents.source.folder, contents.pooling, width, folder):
         return
-    if known is None:
-        return
-    modules = [m for m in json.loads((source / "modules.json").read_text("utf-8")) if m["path"] != known.dense]
-    write_json(folder / "modules.json", modules)
-    place = next(m["path"] for m in modules if m["type"].endswith("Pooling"))
-    (folder / place).mkdir()
-    if known.pooling == pooling:
-        copy(source / place / "config.json", folder / place / "config.json")
-    else:
-        width = family(config["model_type"]).CONFIG(config).hidden_size
-        write_json(folder / place / "config.json", mode_config(pooling, width))
-    extra = source / "config_sentence_transformers.json"
-    if extra.is_file():
-        copy(extra, folder / extra.name)
-
-
-def _put_in_place(made: Path, target: Path) -> None:
-    """Rename the finished folder to its name; a folder it replaces is taken away only then."""
-    old = None
-    if target.exists() and any(target.iterdir()):
-        old = target.with_name(f"{made.name}.old")
-        os.rename(target, old)
-    try:
-        os.rename(made, target)
-    except OSError:
-        if old is not None:
-            os.rename(old, target)
-        raise
-    sync(target.parent)
-    if old is not None:
-        shutil.rmtree(old)
+    if contents.modules:
+        most = None if contents.processor is None else contents.processor.max_length
+        write_modules(folder, contents.pooling, width, most, contents.dense)

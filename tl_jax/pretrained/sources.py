@@ -9,7 +9,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from tl_jax.errors import InputError
+from tl_jax.pretrained.json_files import read_json
 
+_PREPROCESSOR = "preprocessor_config.json"
 # What a model is made of: all that loading may read, all that is fetched from a hub, all that a fingerprint covers.
 # Never code or the same weights in another format.
 FILES = (
@@ -24,7 +26,7 @@ FILES = (
     "vocab.txt",
     "vocab.json",
     "merges.txt",
-    "preprocessor_config.json",
+    _PREPROCESSOR,
     "sentencepiece.bpe.model",  # for a folder of it alone to be told what it lacks
     "modules.json",
     "sentence_bert_config.json",
@@ -40,8 +42,10 @@ TORCH_FILES = (
     "pytorch_model.bin.index.json",
     "[0-9]_Dense/pytorch_model.bin",
 )
-# And a Llama as Meta or llama2.c write it, where there is neither.
+# And a Llama as Meta or llama2.c write it, where there is neither, or no config.json that says what they are of.
 META_FILES = ("params.json", "*.safetensors", "*.pth", "*.pt", "tok*.bin")
+# What goes with a language model wherever it goes, though nothing here reads it: fetched, and written again.
+BESIDE = ("generation_config.json", "chat_template.jinja")
 # What a folder's weights are read from: the first of the one, or else of the other.
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 _TORCH = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -81,7 +85,7 @@ def has_weights(names: Iterable[str]) -> bool:
 def model_files(folder: Path) -> dict[str, Path]:
     """The files of `folder` that belong to the model, by name relative to it, sorted."""
     wanted = patterns(_found(folder, FILES))
-    if not has_weights(path.name for path in folder.iterdir()):
+    if not has_weights(path.name for path in folder.iterdir()) or not _says_its_family(folder):
         wanted = (*wanted, *META_FILES)
     return {name: folder / name for name in sorted(_found(folder, wanted))}
 
@@ -96,7 +100,8 @@ def fingerprint(source: Source | Path) -> dict[str, str]:
     if isinstance(source, Source) and source.file is not None:
         if not source.place.is_file():
             raise InputError(f"the weights' file {source.place} is gone: give the place it was moved to")
-        return {source.file: _sha256(source.place)}
+        beside = source.folder / _PREPROCESSOR  # of images' weights, it says how they are prepared
+        return {path.name: _sha256(path) for path in (source.place, beside) if path.is_file()}
     if not folder.is_dir():
         raise InputError(f"the weights' folder {folder} is gone: give the place it was moved to")
     return {name: _sha256(path) for name, path in model_files(folder).items()}
@@ -115,6 +120,14 @@ def check_unchanged(source: Source, recorded: Mapping[str, str]) -> None:
     ]
     if faults:
         raise InputError(f"the weights in {source.place} are not those recorded for this run:\n" + "\n".join(faults))
+
+
+def _says_its_family(folder: Path) -> bool:
+    """Whether config.json names a `model_type`, as Hugging Face's do; one that cannot be read is told of by loading."""
+    try:
+        return "model_type" in read_json(folder / "config.json")
+    except InputError:
+        return False
 
 
 def _found(folder: Path, wanted: Iterable[str]) -> list[str]:

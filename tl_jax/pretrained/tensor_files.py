@@ -126,6 +126,13 @@ def read_folder(folder: Path, single: str, index: str, tensors: Callable[[list[P
     return found
 
 
+def same_bits(tensors: Tensors, one: str, other: str) -> bool:
+    """Whether two tensors hold the same bits."""
+    if tensors.specs[one] != tensors.specs[other]:
+        return False
+    return tensors[one].tobytes() == tensors[other].tobytes()
+
+
 def too_large(shape: Iterable[int], itemsize: int) -> bool:
     """Whether no array can have this shape, an empty one neither."""
     shape = tuple(shape)

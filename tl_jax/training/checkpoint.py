@@ -23,6 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from tl_jax.disk import sync
 from tl_jax.errors import InputError, did_you_mean
 from tl_jax.training import snapshot
 from tl_jax.training.snapshot import Restored
@@ -201,7 +202,7 @@ class Checkpoints:
             if previous.exists():
                 previous.rename(target)
             raise
-        snapshot.sync_folder(self.folder)
+        sync(self.folder)
         shutil.rmtree(previous, ignore_errors=True)
 
     def _prune(self, step: int) -> None:

@@ -24,13 +24,15 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import jax
 import numpy as np
+
+from tl_jax.disk import sync
 
 FORMAT = "tl_jax checkpoint 1"
 _COMMIT, _ARRAYS = "commit.json", "arrays"
@@ -95,7 +97,7 @@ def write(folder: Path, step: int, arrays: Mapping[str, Any], meta: Mapping[str,
         file.flush()
         os.fsync(file.fileno())
     for path in [*(p for p in folder.rglob("*") if p.is_dir()), folder]:
-        sync_folder(path)
+        sync(path)
 
 
 def read(folder: Path) -> Restored:
@@ -145,16 +147,6 @@ def trouble(error: BaseException) -> str | None:
             return _TROUBLE.get(code, os.strerror(code).lower())
         seen = seen.__cause__ or seen.__context__
     return None
-
-
-def sync_folder(path: Path) -> None:
-    """Flush the names in a folder to the disk."""
-    with suppress(OSError):  # some file systems cannot
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _commit(folder: Path) -> dict[str, Any]:
