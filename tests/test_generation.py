@@ -27,6 +27,7 @@ RAW = {
     "max_window_layers": 1,
 }
 MODEL = Model(stages(CONFIG(RAW), "none"))
+LAST = RAW["vocab_size"] - 1
 
 
 @pytest.fixture
@@ -101,10 +102,17 @@ def test_tokens_are_drawn_as_often_as_they_are_likely():
 def test_mistakes_are_told(rng, variables):
     assert "only a language model continues texts; this chain ends with 'head'" in fault(generate, bert(), {}, [[1]], 1)
     assert "prompt 1 has no tokens" in fault(generate, MODEL, variables, [[1], []], 1)
+    for prompt in ([LAST + 1], [-1], [1.5], [[1]]):
+        said = fault(generate, MODEL, variables, [[0], [LAST], prompt], 1)
+        assert f"prompt 2 must be token ids from 0 to {LAST}, not [" in said
+    for seed in (-1, 2**32):
+        assert f"seed must be from 0 to 2**32 - 1, not {seed}" in fault(generate, MODEL, variables, [[1]], 1, seed=seed)
     assert "max_new_tokens must be at least 1" in fault(generate, MODEL, variables, [[1]], 0)
     assert generate(MODEL, variables, [], 1) == []
     for settings, said in (
         ({"temperature": -1}, "temperature must be 0"),
+        ({"temperature": float("nan")}, "temperature must be 0"),
+        ({"temperature": float("inf")}, "temperature must be 0"),
         ({"top_k": -1}, "top_k must be 0"),
         ({"top_p": 0}, "top_p must be above 0"),
     ):

@@ -148,6 +148,7 @@ def test_the_default_method_is_full(place, tmp_path):
         ({"method": "probe"}, "probe solves a classifier's head, which a language model has none of"),
         ({"shots": 4}, "--shots counts examples of a class, and texts have none"),
         ({"max_length": 1}, "max_length 1 leaves no"),
+        ({"max_length": 400}, "max_length 400 is more than the 48 positions the model has"),
         ({"task": "text_classification", "data": [("a b", "x"), ("c d", "y")] * 9}, "--pooling last classifies texts"),
     ],
 )
@@ -161,6 +162,13 @@ def test_an_encoder_is_no_language_model(place, tmp_path):
     folder = tiny.write_bert(tmp_path / "bert")
     with pytest.raises(InputError, match="a bert is an encoder and no language model"):
         tl.finetune(folder, place / "story.txt", out=tmp_path / "run", **GIVEN)
+
+
+def test_an_empty_prompt_is_named_by_its_place_in_the_whole_list(tuned, monkeypatch):
+    run = tuned("full")
+    monkeypatch.setattr(type(run.model.processor), "ids", lambda self, texts: [np.arange(len(text)) for text in texts])
+    with pytest.raises(InputError, match="prompt 9 has no tokens"):
+        run.generate([*"abcdefghi", ""], batch_size=4)
 
 
 def test_what_a_run_cannot_be_asked(tuned, place):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +16,7 @@ from jax import Array
 
 from tl_jax.errors import InputError
 from tl_jax.model import Model
+from tl_jax.rules import paths
 from tl_jax.stage import Variables
 
 _MULTIPLE = 16  # prompts are padded to it, and room is made by it, so that alike ones share what is compiled
@@ -34,8 +36,8 @@ class Sampling:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise InputError(f"the temperature must be 0 (greedy) or above, not {self.temperature}")
+        if not 0 <= self.temperature < math.inf:
+            raise InputError(f"the temperature must be 0 (greedy) or a number above, not {self.temperature}")
         if self.top_k < 0:
             raise InputError(f"top_k must be 0 (all) or above, not {self.top_k}")
         if not 0 < self.top_p <= 1:
@@ -92,7 +94,8 @@ def generate(
 
     A continuation ends before the first token of `stop`. What is drawn for a prompt depends on `seed` and its place in
     the list, not on the other prompts; `first` is the place of the first, where a longer list comes in parts. Raises
-    `InputError` for an empty prompt and a model that is no language model.
+    `InputError` for an empty prompt, for what is no token id of the model, a seed that is no whole number from 0 to
+    2**32 - 1, and a model that is no language model.
     """
     if not model.by_token:
         raise InputError(f"only a language model continues texts; this chain ends with {model.names[-1]!r}")
@@ -100,8 +103,16 @@ def generate(
         raise InputError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
     if not prompts:
         return []
-    if empty := [i for i, prompt in enumerate(prompts) if not len(prompt)]:
-        raise InputError(f"prompt {empty[0]} has no tokens to continue")
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed must be from 0 to 2**32 - 1, not {seed}")
+    table = paths(variables["params"]).get("embeddings/token/embedding")
+    rows = 2**31 if table is None else table.shape[0]  # somebody's own network may keep it elsewhere
+    for i, prompt in enumerate(prompts, first):
+        ids = np.asarray(prompt)
+        if not ids.size:
+            raise InputError(f"prompt {i} has no tokens to continue")
+        if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer) or ids.min() < 0 or ids.max() >= rows:
+            raise InputError(f"prompt {i} must be token ids from 0 to {rows - 1}, not {_shown(ids)}")
     length = -(-max(map(len, prompts)) // _MULTIPLE) * _MULTIPLE
     tokens = np.zeros((len(prompts), length), np.int32)
     mask = np.zeros(tokens.shape, bool)
@@ -113,6 +124,10 @@ def generate(
         run(dict(variables), tokens, mask, np.int32(max_new_tokens), np.int32(first), jax.random.key(seed))
     )
     return [_until(row[:max_new_tokens].tolist(), stop) for row in found]
+
+
+def _shown(ids: npt.NDArray[Any]) -> str:
+    return np.array2string(ids, threshold=8, edgeitems=4, separator=", ")
 
 
 def _until(tokens: list[int], stop: Sequence[int]) -> list[int]:
