@@ -106,6 +106,22 @@ def test_another_size_is_kept_by_the_run(seen: Seen, tmp_path: Path) -> None:
     assert opened.predict(list(image)) == run.predict(list(image))
 
 
+def test_a_comparison_at_another_size(seen: Seen, tmp_path: Path) -> None:
+    given = {"methods": "probe", "shots": "4", "seeds": 1, "image_size": 16, "quiet": True}
+    found = tl.compare(str(seen.model), seen.train, out=tmp_path / "compared", **given)
+    assert len(found.results.cells) == 1
+    said = fault(tl.compare, tl.load(seen.model), seen.train, out=tmp_path / "refused", **given)
+    assert "load it for another size of image" in said and not (tmp_path / "refused").exists()
+
+
+def test_settings_of_texts_are_told_of(seen: Seen, tiny: Tiny, tmp_path: Path, capsys: Any) -> None:
+    given = {"method": "probe", "dry_run": True, "out": tmp_path / "run"}
+    tl.finetune(seen.model, seen.train, max_length=9, **given)
+    assert "note: the model reads images: max_length change nothing" in capsys.readouterr().err
+    tl.finetune(tiny.mean, tiny.train, augment="crop+flip", corrupt="skip", **given)
+    assert "note: the model reads texts: augment, corrupt change nothing" in capsys.readouterr().err
+
+
 def test_a_distilled_model_becomes_a_plain_classifier(seen: Seen, tmp_path: Path) -> None:
     import transformers
 

@@ -69,7 +69,10 @@ def test_a_run_opens_and_is_taken_out(method: str, tuned: Any, tmp_path: Path) -
     images = list(files.pictures(6, seed=3)[0])
     again = tl.open_run(run.folder, say=lambda text: None)
     assert digests(again.variables) == digests(run.variables) and again.predict(images) == run.predict(images)
-    model, variables = tl.load(run.export(tmp_path / "out"))
+    folder = run.export(tmp_path / "out")
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert 'library_name: "tl_jax"' in card and "transformers" not in card  # which has no class of it
+    model, variables = tl.load(folder)
     assert digests(variables) == digests(run.variables) and model.info.labels == run.labels
     logits = model.apply(variables, model.processor(images))["logits"]
     assert [run.labels[i] for i in np.argmax(logits, -1)] == [answer["label"] for answer in run.predict(images)]

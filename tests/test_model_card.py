@@ -43,6 +43,7 @@ def test_an_exported_folder_has_one(tuned: Callable[[str], Any], tmp_path: Path)
     [
         ("hf", "transformers", "pipeline("),
         ("sentence-transformers", "sentence-transformers", "tl.load(FOLDER)"),
+        ("tl_jax", "tl_jax", "tl.load(FOLDER)  #"),
         ("own", "tl_jax", "model=YOUR_MODEL"),
     ],
 )

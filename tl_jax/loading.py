@@ -18,9 +18,9 @@ def load(
 ) -> tuple[Model, dict[str, Any]]:
     """`(model, variables)` of a pre-trained model or of a finished run (its best checkpoint, head and adapters).
 
-    `options` are those of `tl_jax.pretrained.load` (pooling, dtype, revision, config); a run has them settled. Weights
-    of your own `model` are read into it, from a folder that `tl.save` wrote or a file, safetensors or PyTorch's, with
-    the same paths; `inputs` (shapes and dtypes) are needed where it does not start from tokens.
+    `options` are those of `tl_jax.pretrained.load` (pooling, dtype, revision, image_size, config); a run has them
+    settled. Weights of your own `model` are read into it, from a folder that `tl.save` wrote or a file, safetensors or
+    PyTorch's, with the same paths; `inputs` (shapes and dtypes) are needed where it does not start from tokens.
     """
     if model is not None:
         if options:

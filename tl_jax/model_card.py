@@ -26,19 +26,23 @@ logits = model.apply(variables, model.processor(["a text of yours"]))["logits"]"
 
 tell = pipeline("text-generation", FOLDER)
 tell("Once upon a time")""",
+    "tl_jax": """import tl_jax as tl
+
+model, variables = tl.load(FOLDER)  # model.info.labels names the logits
+logits = model.apply(variables, model.processor(["PICTURE.jpg"]))["logits"]""",
     "own": """import tl_jax as tl
 
 model, variables = tl.load(FOLDER, model=YOUR_MODEL)""",
 }
-_LIBRARY = {"hf": "transformers", "sentence-transformers": "sentence-transformers", "own": "tl_jax"}
+_LIBRARY = {"hf": "transformers", "sentence-transformers": "sentence-transformers", "tl_jax": "tl_jax", "own": "tl_jax"}
 _SHOWN = ("accuracy", "macro_f1", "perplexity", "token_accuracy", "loss")
 
 
 def model_card(experiment: Experiment, manifest: Mapping[str, Any], summary: Mapping[str, Any], form: str) -> str:
     """Markdown with the front matter that the Hugging Face hub reads.
 
-    `form` is what the folder is: "hf", "sentence-transformers", or "own" for somebody's own network. Nothing of this
-    machine is in it: of files and folders only their names.
+    `form` is what the folder is: "hf", "sentence-transformers", "tl_jax" for a family of which transformers has no
+    class, or "own" for somebody's own network. Nothing of this machine is in it: of files and folders only their names.
     """
     labels, base = manifest["labels"], str(experiment.model)
     on_hub = bool(manifest["model"].get("revision"))

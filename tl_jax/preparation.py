@@ -40,6 +40,9 @@ _OF_STEPS = (
     *("epochs", "steps", "accumulate", "optimizer", "lr", "schedule", "warmup"),
     *("weight_decay", "clip", "ema", "patience"),
 )
+# What says how one kind of input is read.
+_OF_TEXTS = ("text_column", "max_length")
+_OF_IMAGES = ("image_column", "augment", "corrupt")
 _TEXTS, _IMAGES = "text_classification", "image_classification"  # tasks, by what a model reads
 _IN_MEMORY = "in memory"  # what an object is called in an experiment
 
@@ -146,6 +149,8 @@ def request(model: Any, data: Any, settings: Mapping[str, Any], what: str = "fin
     missing = [name for name in ("model", "data") if getattr(experiment, name) is None]
     if missing:
         raise InputError(f"{' and '.join(missing)} missing: {what} needs a pre-trained model and labelled data")
+    if "model" in objects and experiment.image_size is not None:
+        raise InputError("the model is in memory: load it for another size of image, tl.load(…, image_size=)")
     if not experiment.no_cache:
         keep_compilations()
     if experiment.out is None:
@@ -176,8 +181,6 @@ def prepare(asked: Request, task: Any, say: Say, shardings: Any = None) -> Job:
     `shardings` are rules for what lies where on the experiment's mesh; None are the default ones.
     """
     e = asked.experiment
-    if asked.model is not None and e.image_size is not None:
-        raise InputError("the model is in memory: load it for another size of image, tl.load(…, image_size=)")
     division = divided(e, asked.data, asked.eval_data)
     _describe(division, say)
     if asked.note:
@@ -197,6 +200,8 @@ def prepare(asked: Request, task: Any, say: Say, shardings: Any = None) -> Job:
     how: dict[str, Any] = {"max_length": e.max_length, "corrupt": e.corrupt, "keep": not e.no_cache}
     read = reading(task, model.processor, name=e.model, **how)
     say(_describe_model(model, assembly, read))
+    if note := unread_settings(e, task):
+        say(f"note: {note}")
 
     def encoded(dataset: data_room.Dataset | None, name: str) -> data_room.Examples | None:
         return None if dataset is None else read.labelled(dataset, division.columns, task.labels, say, name)
@@ -258,6 +263,13 @@ def idle_settings(e: Experiment, plan: Plan) -> str:
     usual = Experiment()
     given = [name for name in _OF_STEPS if getattr(e, name) != getattr(usual, name)]
     return f"{plan.method.name} is solved and takes no steps: {', '.join(given)} change nothing" if given else ""
+
+
+def unread_settings(e: Experiment, task: Any) -> str:
+    """A line on the settings that were given and are for models that read something else; else ""."""
+    usual, images = Experiment(), getattr(task, "reads", "tokens") == "image"
+    given = [name for name in (_OF_TEXTS if images else _OF_IMAGES) if getattr(e, name) != getattr(usual, name)]
+    return f"the model reads {'images' if images else 'texts'}: {', '.join(given)} change nothing" if given else ""
 
 
 def recipe_of(e: Experiment, plan: Plan) -> Recipe:

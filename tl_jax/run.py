@@ -18,6 +18,7 @@ from tl_jax.manifest import read_json
 from tl_jax.methods import merge
 from tl_jax.model import Model
 from tl_jax.model_card import model_card
+from tl_jax.models.families import has_class, reads_images
 from tl_jax.parallel import ANYWHERE, Placement, place_again
 from tl_jax.preparation import checked_pair, digest, divided
 from tl_jax.run_folder import RunFolder, existing_run
@@ -215,6 +216,8 @@ class Run:
         ids = [row[-(longest - max_new_tokens) :] for row in processor.ids(prompts)]
         sampling = Sampling(temperature, top_k, top_p)
         stop = () if processor.eos_id is None else (processor.eos_id,)
+        if empty := [i for i, row in enumerate(ids) if not len(row)]:
+            raise InputError(f"prompt {first + empty[0]} has no tokens to continue")
         rows = batch_size or self.manifest["batch"]["rows"]
         found: list[list[int]] = []
         with policy_of(self.experiment.precision)():
@@ -271,9 +274,9 @@ class Run:
     def export(self, folder: str | Path, *, format: str | None = None, overwrite: bool = False) -> Path:
         """Write the model as a Hugging Face folder, adapters merged, with label names and a card; see `tl_jax.save`."""
         model, variables = merge(self.model, self.variables)
-        form = "hf" if self.role == "image" or model.info.pooling in ("pooler", "none") else "sentence-transformers"
-        card = model_card(self.experiment, self.manifest, self.summary, form if model.info.family else "own")
-        return pretrained.save(folder, model, variables, format=format, card=card, overwrite=overwrite)
+        card = model_card(self.experiment, self.manifest, self.summary, _form(model))
+        how: dict[str, Any] = {"labels": self.labels or None, "format": format, "overwrite": overwrite}
+        return pretrained.save(folder, model, variables, card=card, **how)
 
     def _batches(
         self, examples: data_room.Examples, batch_size: int | None, *, least: bool = False
@@ -298,3 +301,13 @@ class Run:
                 f"the {name} data of {e.data} changed since the run: give --data with what is to be scored"
             )
         return chosen
+
+
+def _form(model: Model) -> str:
+    """What a folder of the model is to whoever uses it, as its card says it."""
+    if not model.info.family:
+        return "own"
+    if not has_class(model.info.family):
+        return "tl_jax"
+    images = reads_images(model.info.family)
+    return "hf" if images or model.info.pooling in ("pooler", "none") else "sentence-transformers"

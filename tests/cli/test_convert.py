@@ -35,6 +35,13 @@ def test_another_dtype(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture
         np.testing.assert_allclose(halved[path].astype(np.float32), leaf, rtol=2**-8)
 
 
+def test_a_folder_that_cannot_be_made(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert main(["convert", str(tiny.mean), str(tmp_path / "file" / "out")]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(f"error: {tmp_path}/file/out was not written: ")
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

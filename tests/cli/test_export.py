@@ -18,6 +18,17 @@ def test_what_was_given_reaches_the_run(behind: Any, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out == "out\nout\n"
 
 
+def test_what_the_disk_refuses_is_the_users_to_mend(
+    behind: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any, **options: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(behind), "export", full, raising=False)
+    assert main("export runs/x out".split()) == 2
+    assert capsys.readouterr().err.endswith("error: out was not written: [Errno 28] No space left on device\n")
+
+
 def test_the_forms_are_those_that_are_written() -> None:
     from tl_jax.pretrained import saving
 

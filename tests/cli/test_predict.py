@@ -103,6 +103,7 @@ def test_a_table_for_the_eye(behind: Any, capsys: pytest.CaptureFixture[str]) ->
         (["inbx.csv"], "error: no file 'inbx.csv'; did you mean 'inbox.csv'?"),
         (["inbox.csv", "--text-column", "mesage"], "error: inbox.csv has no column 'mesage'; did you mean 'message'?"),
         (["a text", "--text-column", "message"], "error: --text-column message names a column of a file"),
+        (["a text", "--image-column", "file"], "error: --image-column is for runs on images, and runs/x"),
         (["latin.txt"], "error: 'latin.txt', line 2: not UTF-8 text"),
         (["empty.txt"], "error: 'empty.txt' holds no text"),
         ([], "error: standard input holds no text"),

@@ -6,8 +6,11 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
+
+from tl_jax.errors import InputError
 
 # Whose warnings are about themselves, not about what the user asked for.
 PLATFORM = r"(absl|etils|flax|huggingface_hub|jax|jaxlib|optax|orbax|tensorstore)(\.|$)"
@@ -23,6 +26,17 @@ def quiet_platform() -> None:
 def say(text: str) -> None:
     """Prints a line on standard error, at once."""
     print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def writing(folder: str) -> Iterator[None]:
+    """What the disk refuses while `folder` is written is the user's to mend; raises `InputError`."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise InputError(f"{folder} was not written: {error}") from None
 
 
 def table(rows: Iterable[Sequence[object]]) -> str:

@@ -40,5 +40,6 @@ def run(args: argparse.Namespace) -> int:
     console.say(f"tl-jax: converting {args.source}; loading JAX")
     from tl_jax import pretrained
 
-    print(pretrained.convert(args.source, args.folder, **flags.given(args, CHOICES)))
+    with console.writing(args.folder):
+        print(pretrained.convert(args.source, args.folder, **flags.given(args, CHOICES)))
     return 0

@@ -42,5 +42,6 @@ def run(args: argparse.Namespace) -> int:
     from tl_jax.run import open_run
 
     opened = open_run(args.run_folder, model=getattr(args, "model", None), say=console.say)
-    print(opened.export(args.folder, **flags.given(args, CHOICES)))
+    with console.writing(args.folder):
+        print(opened.export(args.folder, **flags.given(args, CHOICES)))
     return 0

@@ -74,6 +74,9 @@ def run(args: argparse.Namespace) -> int:
     from tl_jax.run import open_run
 
     opened = open_run(args.run_folder, model=getattr(args, "model", None), say=console.say)
+    other = "text" if opened.role == "image" else "image"
+    if f"{other}_column" in args:
+        raise InputError(f"--{other}-column is for runs on {other}s, and {args.run_folder} is one on {opened.role}s")
     asked: Iterator[Any]
     if opened.role == "image":
         asked, at_once = _images(args.texts, getattr(args, "image_column", None)), IMAGES_AT_ONCE

@@ -7,8 +7,13 @@ A family's module has `CONFIG`, which makes its config of a config.json; `stages
     POOLINGS      the poolings there are to choose from
     CLASSIFIER    what a classifier's class in transformers ends with, and the pooling that its head is over
 
-and where tensors alone tell a config, `infer(shapes by foreign name)` gives a config.json, or None for what is not the
-family's.
+and where there is something to it
+
+    infer(shapes)                      the config.json that tensors alone tell, by foreign name; None: not the family's
+    HEADS                              classifiers whose head is another: the end of the class, what makes the stage
+    at_size(params, config, size)      the params for images of another size
+    preprocessing(config)              the preprocessor_config.json of weights that come without one
+    default_pooling(config.json, paths)  what a checkpoint with these canonical paths does, if not as encoders do
 """
 
 from __future__ import annotations

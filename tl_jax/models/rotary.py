@@ -1,6 +1,6 @@
 """Rotary positions (Su et al. 2021): pairs of features turn by an angle that grows with the position.
 
-A pair is (j, j + D/2), as transformers has it; Meta's files pair neighbours, which `pretrained.meta` reorders.
+A pair is (j, j + D/2), as transformers has it; Meta's files pair neighbours, which `pretrained.meta_files` reorders.
 """
 
 from __future__ import annotations
