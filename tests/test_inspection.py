@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 import tl_jax as tl
+from tests import chains
 from tests.tiny import Tiny
 from tl_jax import inspection
 from tl_jax.rules import map_paths, paths
@@ -26,6 +27,14 @@ def test_every_leaf_is_found_once_in_the_order_of_the_chain(tiny: Tiny) -> None:
     assert all(leaf.path.startswith(f"{link.name}/") for link in found.chain for leaf in link.leaves)
     total = sum(array.size for array in leaves.values())
     assert str(found).splitlines()[-1].startswith(f"{total:,} parameters in {len(leaves)} tensors, ")
+
+
+def test_statistics_are_no_parameters(rng: np.random.Generator) -> None:
+    model = chains.normed()
+    variables = chains.variables(model, rng)
+    size = {name: sum(leaf.size for leaf in paths(tree).values()) for name, tree in variables.items()}
+    last = str(tl.inspect(model, variables)).splitlines()[-1]
+    assert last.startswith(f"{size['params']:,} parameters and {size['batch_stats']:,} statistics in ")
 
 
 def test_numbers_that_are_none_are_counted(tiny: Tiny) -> None:

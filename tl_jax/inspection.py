@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from tl_jax.model import Model
 from tl_jax.rules import paths
 from tl_jax.stage import Variables
 from tl_jax.tabular import columns
+from tl_jax.trees import STATISTICS
 
 _BLOCK = 1 << 18  # numbers
 
@@ -31,6 +33,11 @@ class Leaf:
     def size(self) -> int:
         """Numbers in it."""
         return math.prod(self.shape)
+
+    @property
+    def learnt(self) -> bool:
+        """Whether it is a parameter, and not what a norm keeps of its batches."""
+        return not self.path.startswith(f"{STATISTICS}/")
 
 
 @dataclass(frozen=True)
@@ -62,15 +69,17 @@ class Inspection:
     def __str__(self) -> str:
         stages: list[tuple[str, ...]] = [("stage", "depth", "reads", "writes", "tensors", "parameters", "bytes")]
         for link in self.chain:
-            size, held = sum(leaf.size for leaf in link.leaves), sum(leaf.bytes for leaf in link.leaves)
+            size, held = _parameters(link.leaves), sum(leaf.bytes for leaf in link.leaves)
             owned = (f"as {link.shares}", "", "") if link.shares else (str(len(link.leaves)), f"{size:,}", f"{held:,}")
             stages.append((link.name, str(link.depth), ", ".join(link.reads), ", ".join(link.writes), *owned))
         rows: list[tuple[str, ...]] = [("path", "shape", "dtype", "bytes", "")]
         for leaf in self.leaves:
             note = f"{leaf.not_finite:,} not finite" if leaf.not_finite else ""
             rows.append((leaf.path, " × ".join(map(str, leaf.shape)) or "()", leaf.dtype, f"{leaf.bytes:,}", note))
-        size, held = sum(leaf.size for leaf in self.leaves), sum(leaf.bytes for leaf in self.leaves)
-        total = f"{size:,} parameters in {len(self.leaves)} tensors, {held:,} bytes"
+        size, held = _parameters(self.leaves), sum(leaf.bytes for leaf in self.leaves)
+        kept = sum(leaf.size for leaf in self.leaves) - size
+        statistics = f" and {kept:,} statistics" if kept else ""
+        total = f"{size:,} parameters{statistics} in {len(self.leaves)} tensors, {held:,} bytes"
         return "\n".join([*columns(stages), "", *columns(rows), "", total])
 
 
@@ -90,6 +99,10 @@ def inspect(model: Model, variables: Variables) -> Inspection:
         shares = model.names[owner] if owner < depth and owner in owned else None
         links.append(Link(depth, stage.name, stage.reads, stage.writes, tuple(owned.get(depth, ())), shares))
     return Inspection(tuple(links))
+
+
+def _parameters(leaves: Iterable[Leaf]) -> int:
+    return sum(leaf.size for leaf in leaves if leaf.learnt)
 
 
 def not_finite(array: Any) -> int:

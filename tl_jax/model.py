@@ -23,8 +23,9 @@ from tl_jax.hooks import Adapters, Still, site_path, within
 from tl_jax.own import FunctionNetwork, LinenNetwork
 from tl_jax.scopes import add, put, taken
 from tl_jax.stage import ARGUMENTS, Stage, State, Variables, arguments, check_key, check_variables, complete, written
+from tl_jax.trees import STATISTICS
 
-_BEFORE_STAGES = {"adapters": 2, "batch_stats": 1}  # parts of a leaf's path that come before its stage's scope
+_BEFORE_STAGES = {"adapters": 2, STATISTICS: 1}  # parts of a leaf's path that come before its stage's scope
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ from flax import errors as flax_errors
 
 from tl_jax.errors import InputError, did_you_mean
 from tl_jax.rules import paths
+from tl_jax.trees import STATISTICS
 
 _MODES = {"train": True, "training": True, "is_training": True, "deterministic": False}
-_STATISTICS = "batch_stats"
 _NO_MODE = f"takes none of {', '.join(_MODES)}, so it cannot be told whether it trains"
 
 
@@ -136,8 +136,8 @@ class LinenNetwork:
     ) -> tuple[Any, Mapping[str, Any]]:
         """What it writes, and the collections it changed: none in evaluation, where it may not change any."""
         what, told = self.calling.what, self.calling.mode is not None
-        if not told and variables.get(_STATISTICS):
-            raise InputError(f"{what} keeps statistics ({_STATISTICS}) and {_NO_MODE}")
+        if not told and variables.get(STATISTICS):
+            raise InputError(f"{what} keeps statistics ({STATISTICS}) and {_NO_MODE}")
         args, named = self.calling.arguments(arrays, train)
         streams = None
         if told and rngs is not None:  # Linen draws from "params" where a module asks for a stream of another name

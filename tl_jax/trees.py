@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
+STATISTICS = "batch_stats"  # the collection of what norms keep of their batches: no parameters, and beside them
+
 
 def by_path(tree: Any, *, holes: bool = False) -> dict[str, Any]:
     """`{"outer/inner": leaf}` for any pytree, in JAX's order; with `holes`, None counts as a leaf."""

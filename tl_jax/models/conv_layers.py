@@ -15,6 +15,7 @@ from jax import Array
 
 from tl_jax.errors import InputError
 from tl_jax.models.layers import activation
+from tl_jax.trees import STATISTICS
 
 SHORTCUTS = ("identity", "projection", "padding")
 
@@ -37,8 +38,8 @@ class BatchNorm(nn.Module):
         channels = (x.shape[-1],)
         scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
-        mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
-        var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
+        mean = self.variable(STATISTICS, "mean", jnp.zeros, channels, jnp.float32)
+        var = self.variable(STATISTICS, "var", jnp.ones, channels, jnp.float32)
         y = x.astype(jnp.float32)
         if train:
             count = math.prod(x.shape[:-1])

@@ -27,11 +27,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
 
+from tl_jax.trees import STATISTICS
+
 Transform = Literal["copy", "transpose", "conv", "row"]
 
 # Stages a task may leave out of a chain, so that a file may hold tensors for one that the model lacks.
 ENDS = ("pooler", "head")
-STATISTICS = "batch_stats"  # the collection that leads the paths of what is no parameter
 
 
 @dataclass(frozen=True)

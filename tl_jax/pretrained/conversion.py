@@ -18,10 +18,11 @@ import numpy as np
 
 from tl_jax.errors import InputError
 from tl_jax.models.families import named_like
-from tl_jax.models.names import ENDS, STATISTICS, NameMap, Transform
+from tl_jax.models.names import ENDS, NameMap, Transform
 from tl_jax.pretrained.malformed import plain
 from tl_jax.pretrained.tensor_files import Deferred, Tensors, same_bits
 from tl_jax.rules import paths
+from tl_jax.trees import STATISTICS
 
 _SHOWN = 40  # lines of a kind in an error
 

@@ -20,7 +20,7 @@ from tl_jax.errors import InputError, did_you_mean
 from tl_jax.model import Model, ModelInfo
 from tl_jax.models.families import class_name, family, has_class, reads_images
 from tl_jax.models.families import names as names_of
-from tl_jax.models.names import STATISTICS, NameMap
+from tl_jax.models.names import NameMap
 from tl_jax.pretrained import links
 from tl_jax.pretrained.conversion import prefix, to_foreign
 from tl_jax.pretrained.describing import DENSE_HEAD
@@ -34,6 +34,7 @@ from tl_jax.pretrained.sentence_modules import copy_modules, write_modules
 from tl_jax.pretrained.sources import BESIDE, Source
 from tl_jax.pretrained.tokenizer import TextProcessor
 from tl_jax.rules import paths
+from tl_jax.trees import STATISTICS
 
 FORMATS = ("hf", "sentence-transformers")
 _COUNT = "num_batches_tracked"

@@ -16,9 +16,8 @@ from tl_jax.errors import InputError, did_you_mean
 from tl_jax.rules import paths
 from tl_jax.training.optimizer import promote
 from tl_jax.training.partition import combine, partition
-from tl_jax.trees import by_path, path_name
+from tl_jax.trees import STATISTICS, by_path, path_name
 
-STATISTICS = "batch_stats"
 _LAYOUTS = ("unrolled",)
 
 

@@ -28,8 +28,8 @@ from tl_jax.training.averaging import average
 from tl_jax.training.modes import mode
 from tl_jax.training.optimizer import OptimizerSpec
 from tl_jax.training.partition import combine
-from tl_jax.training.state import STATISTICS, State, unpack
-from tl_jax.trees import by_path
+from tl_jax.training.state import State, unpack
+from tl_jax.trees import STATISTICS, by_path
 
 Batch = Mapping[str, Any]
 Loss = Callable[[Mapping[str, Any], Batch], tuple[jax.Array, jax.Array]]

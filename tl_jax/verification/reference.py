@@ -19,10 +19,10 @@ from tl_jax.errors import InputError
 from tl_jax.model import Model
 from tl_jax.models.families import has_class
 from tl_jax.models.families import names as names_of
-from tl_jax.models.names import STATISTICS
 from tl_jax.pretrained.json_files import read_json
 from tl_jax.pretrained.pooling import read_modules
 from tl_jax.rules import paths
+from tl_jax.trees import STATISTICS
 from tl_jax.verification.kinds import kind_of
 
 PACKAGES = ("torch", "transformers")
