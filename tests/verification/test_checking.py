@@ -218,7 +218,19 @@ def test_a_tokenizer_that_changed_is_found(copied: Path) -> None:
     found = tl.verify(copied, against="golden")
     assert found.first_off.name == "tokenizer" and all(stage.passed for stage in found.stages[1:])
     assert "a text becomes [" in found.failure and "at the certificate" in found.failure
-    assert found.notes == ("not the files of the certificate: vocab.txt",)
+    assert found.notes == ("other files than at the certificate: vocab.txt changed",)
+
+
+def test_a_certificate_of_other_weights_is_not_replaced_in_silence(copied: Path) -> None:
+    _, variables = load(copied)
+    assert not certificate.of_others(copied, variables)
+    changed = map_paths(lambda path, leaf: leaf + 1 if path == "head/bias" else leaf, variables["params"])
+    assert certificate.of_others(copied, {"params": changed})
+    (copied / certificate.FILE).write_text("{}")
+    assert certificate.of_others(copied, variables)
+    found = tl.verify(copied)
+    assert found.passed and found.notes == (f"the certificate in {copied} was of other weights, and is replaced",)
+    assert not tl.verify(copied, against="golden").notes
 
 
 def test_a_weight_that_no_output_shows_is_found_too(copied: Path) -> None:
@@ -241,7 +253,7 @@ def test_a_setting_that_changed_is_found_by_what_it_changes(copied: Path) -> Non
     (copied / "config.json").write_text(json.dumps(config))
     found = tl.verify(copied, against="golden")
     assert found.first_off.name == "layers_0" and not found.first_off.faults
-    assert found.notes == ("not the files of the certificate: config.json",)
+    assert found.notes == ("other files than at the certificate: config.json changed",)
 
 
 @pytest.mark.parametrize("damage", ["outputs", "keys", "json", "pooling", "none"])

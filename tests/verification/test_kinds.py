@@ -178,7 +178,7 @@ def test_one_changed_number_is_found_by_its_stage_and_its_name(copied: Path, rng
     found = tl.verify(copied, against="golden")
     assert not found.passed and found.first_off.name == stage_of(path)
     assert found.first_off.faults == (f"{path} has changed since the certificate",)
-    assert found.notes == (f"not the files of the certificate: {SINGLE}",)
+    assert found.notes == (f"other files than at the certificate: {SINGLE} changed",)
 
 
 def test_a_processor_that_changed_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,6 +81,14 @@ def read(folder: Path) -> tuple[Certificate, dict[str, np.ndarray], dict[str, np
     return certificate, parts["inputs"], parts["outputs"]
 
 
+def of_others(folder: Path, variables: Mapping[str, Any]) -> bool:
+    """Whether a folder's certificate is of other parameters than these, or cannot be read."""
+    try:
+        return bool(read(folder)[0].tensors != digests(variables))
+    except InputError:
+        return True
+
+
 def digests(variables: Mapping[str, Any]) -> dict[str, str]:
     """The SHA-256 of each leaf: of its dtype, its shape and its numbers in C order."""
     found = {}

@@ -107,6 +107,8 @@ def _with_reference(
     done = Verification("reference", f"compared with {single.kind} of transformers ({said})", stages, notes=notes)
     if not done.passed:
         return done
+    if certificates.exists(place) and certificates.of_others(place, variables):
+        done = replace(done, notes=(*done.notes, f"the certificate in {place} was of other weights, and is replaced"))
     own = {"tl_jax": __version__, "python": platform.python_version()}
     made = Certificate(
         made=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -138,10 +140,20 @@ def _with_golden(model: Model, variables: Mapping[str, Any], place: Path) -> Ver
         anew = kind.prepared(kind.batch(model))
         stages = (kind.compared(anew, kind.prepared(batch), "at the certificate"), *stages)
     files = fingerprint(model.info.source)
-    others = [name for name in sorted({*before.files, *files}) if before.files.get(name) != files.get(name)]
-    notes = (f"not the files of the certificate: {', '.join(others)}",) if others else ()
+    told = _told(before.files, files)
+    notes = (f"other files than at the certificate: {told}",) if told else ()
     said = f"compared with the outputs that {before.reference} of transformers gave on {before.made}"
     return Verification("golden", said, stages, notes=notes)
+
+
+def _told(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Which files are others than before, in words."""
+    kinds = {
+        "gone": before.keys() - now.keys(),
+        "new": now.keys() - before.keys(),
+        "changed": {name for name in before.keys() & now.keys() if before[name] != now[name]},
+    }
+    return "; ".join(f"{', '.join(sorted(names))} {kind}" for kind, names in kinds.items() if names)
 
 
 def _check_writable(place: Path) -> None:
