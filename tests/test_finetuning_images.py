@@ -60,7 +60,10 @@ def test_broken_images_in_a_question(seen: Seen, tuned_on_images: Callable[[str]
     assert f"1 of 3 images cannot be read (--corrupt skip leaves them out):\n  {tmp_path / 'b.png'}" in fault(
         run.predict, [good[0], tmp_path / "b.png", good[1]]
     )
+    assert len(run.predict([good[0], tmp_path / "b.png", good[1]], corrupt="skip")) == 2
+    assert "--corrupt 'drop' is not known" in fault(run.predict, [good[0]], corrupt="drop")
     lenient = files.tune(seen, tmp_path / "run", "probe", corrupt="skip")
+    assert "1 of 1 images cannot be read" in fault(lenient.predict, [tmp_path / "b.png"], corrupt="refuse")
     said: list[str] = []
     answers = tl.open_run(lenient.folder, say=said.append).predict([tmp_path / "b.png", good[0], good[1]])
     assert len(answers) == 2 and "1 of 3 images cannot be read and are left out" in said[-1]
@@ -70,12 +73,14 @@ def test_broken_images_in_a_question(seen: Seen, tuned_on_images: Callable[[str]
     ("data", "settings", "said"),
     [
         ([("a text", "a"), ("another", "b")], {}, "no column holds paths of images"),
+        (None, {"task": "causal_lm"}, "the column 'image' holds images, and texts are asked for"),
+        ([("a text", "a"), ("b", "b")], {"task": "causal_lm"}, "a vit reads images and is no language model"),
         (
             [("x.png", "a"), ("y.png", "b"), ("z.png", "a")],
             {},
             "images cannot be read (--corrupt skip leaves them out):",
         ),
-        (None, {"task": "text_classification"}, "no column holds strings"),
+        (None, {"task": "text_classification"}, "the column 'image' holds images, and texts are asked for"),
         (None, {"image_size": 2}, "the image size 2 has no room for a patch of 4"),
         (None, {"pooling": "last"}, "images are pooled by auto, cls, mean, pooler, not 'last'"),
         (None, {"augment": "crops"}, "--augment 'crops' is not known; did you mean 'crop'"),
@@ -104,6 +109,18 @@ def test_another_size_is_kept_by_the_run(seen: Seen, tmp_path: Path) -> None:
     image = files.pictures(3)[0]
     assert opened.model.processor.shape == (16, 16, 3)
     assert opened.predict(list(image)) == run.predict(list(image))
+
+
+def test_a_model_that_is_none_is_told_before_its_data(seen: Seen, tuned_on_images: Any, tmp_path: Path) -> None:
+    run = tuned_on_images("probe").folder
+    (tmp_path / "empty").mkdir()
+    for name, said in (
+        (seen.model / "nothere.safetensors", "there is no file"),
+        (tmp_path / "nothere", "there is no folder"),
+        (tmp_path / "empty", "it holds no config.json"),
+        (run, f"is a run and no model: tl-jax export {run} FOLDER"),
+    ):
+        assert said in fault(tl.finetune, str(name), seen.train, out=tmp_path / "run", quiet=True)
 
 
 def test_a_comparison_at_another_size(seen: Seen, tmp_path: Path) -> None:

@@ -25,6 +25,13 @@ _CHOICES = {
 }
 
 
+def one_of(name: str, value: str) -> str:
+    """The value of a setting that is one of a few words; raises `InputError` for any other."""
+    if value not in _CHOICES[name]:
+        raise InputError(f"{_flag(name)} {value!r} is not known{did_you_mean(str(value), _CHOICES[name])}")
+    return value
+
+
 _WORDS = {bool: "True or False", str: "text", int: "a whole number", float: "a number", types.NoneType: "None"}
 
 
@@ -110,10 +117,9 @@ class Experiment:
         for f in fields(self):
             if isinstance(value := getattr(self, f.name), float) and not math.isfinite(value):
                 raise InputError(f"{_flag(f.name)} must be a finite number, not {value}")
-        for name, choices in _CHOICES.items():
-            value = getattr(self, name)
-            if value is not None and value not in choices:  # the annotations say where None may stand
-                raise InputError(f"{_flag(name)} {value!r} is not known{did_you_mean(str(value), choices)}")
+        for name in _CHOICES:
+            if (value := getattr(self, name)) is not None:  # the annotations say where None may stand
+                one_of(name, value)
         for name, least in (
             ("batch_size", 1),
             ("accumulate", 1),

@@ -12,7 +12,7 @@ from tl_jax import data as data_room
 from tl_jax import pretrained
 from tl_jax.assembly import Assembly, make_plan, with_stored
 from tl_jax.errors import InputError
-from tl_jax.experiment import Experiment
+from tl_jax.experiment import Experiment, one_of
 from tl_jax.generation import Sampling, generate
 from tl_jax.manifest import read_json
 from tl_jax.methods import merge
@@ -25,7 +25,7 @@ from tl_jax.run_folder import RunFolder, existing_run
 from tl_jax.tasks import is_labelled, task_class
 from tl_jax.training.checkpoint import Checkpoints
 from tl_jax.training.evaluation import answer, evaluate
-from tl_jax.training.reading import Reading, reading
+from tl_jax.training.reading import ImageReading, Reading, reading
 from tl_jax.training.step import policy_of
 
 Say = Callable[[str], object]
@@ -162,12 +162,15 @@ class Run:
         how = {"max_length": self.manifest["max_length"], "corrupt": e.corrupt, "keep": not e.no_cache}
         return reading(self.task, self.model.processor, name=e.model, **how)
 
-    def predict(self, inputs: Sequence[Any], *, batch_size: int | None = None, **how: Any) -> list[dict[str, Any]]:
+    def predict(
+        self, inputs: Sequence[Any], *, batch_size: int | None = None, corrupt: str | None = None, **how: Any
+    ) -> list[dict[str, Any]]:
         """For each text `{"text", "label", "probabilities": {label: p}}`, in the order given.
 
         Of images (paths, images of Pillow, or pixels uint8 `[H, W, C]`) it is `{"image", "label", "probabilities"}`;
-        without those that cannot be read, where the run leaves such out. Of a language model it is `{"text",
-        "continuation"}`, the likeliest unless `how`, which are choices of `generate`, says otherwise.
+        those that cannot be read are refused, or left out where `corrupt` is "skip" (default: as the run was trained).
+        Of a language model it is `{"text", "continuation"}`, the likeliest unless `how`, which are choices of
+        `generate`, says otherwise.
         """
         if isinstance(inputs, str | Path):
             raise InputError(f"predict takes a list of {self.role}s, not one {self.role}")
@@ -178,7 +181,7 @@ class Run:
             return [{"text": text, "continuation": more} for text, more in zip(inputs, continued, strict=True)]
         if how:
             raise InputError(f"{next(iter(how))} is for language models, and this run tells labels of {self.role}s")
-        examples = self._reading.asked(inputs, self._say)
+        examples = self._lenient(corrupt).asked(inputs, self._say)
         batches = self._batches(examples, batch_size, least=True)
         logits = answer(self.model, self.task, self._placed, batches, self.experiment.precision, self._placement)
         named = [self._reading.named(inputs[i]) for i in examples.index]
@@ -237,11 +240,13 @@ class Run:
         image_column: str | None = None,
         label_column: str | None = None,
         batch_size: int | None = None,
+        corrupt: str | None = None,
     ) -> dict[str, Any]:
         """Loss and metrics on labelled data, every example once; without `data` on what the run ended with.
 
-        Columns are those of the run unless named; of examples in memory other columns are inferred. Raises `InputError`
-        for missing columns and for labels that training never saw.
+        Columns are those of the run unless named; of examples in memory other columns are inferred. Images that cannot
+        be read are refused, or left out where `corrupt` is "skip" (default: as the run was trained). Raises
+        `InputError` for missing columns and for labels that training never saw.
         """
         if data is None:
             dataset = self._held_out(split)
@@ -261,7 +266,7 @@ class Run:
         columns = infer(dataset, column, label)
         second = "" if columns.label is None else f", label {columns.label!r}"
         self._say(f"{len(dataset):,} examples of {dataset.source}, {self.role} {columns.input!r}{second}")
-        return self.score(self._reading.labelled(dataset, columns, self.labels, self._say), batch_size)
+        return self.score(self._lenient(corrupt).labelled(dataset, columns, self.labels, self._say), batch_size)
 
     def score(
         self, examples: data_room.Examples, batch_size: int | None = None, *, start: str | None = None
@@ -277,6 +282,14 @@ class Run:
         card = model_card(self.experiment, self.manifest, self.summary, _form(model))
         how: dict[str, Any] = {"labels": self.labels or None, "format": format, "overwrite": overwrite}
         return pretrained.save(folder, model, variables, card=card, **how)
+
+    def _lenient(self, corrupt: str | None) -> Reading:
+        """The run's reading, or one that does `corrupt` with images that cannot be read."""
+        if corrupt is None:
+            return self._reading
+        if not isinstance(self._reading, ImageReading):
+            raise InputError(f"corrupt={corrupt!r} is for runs on images, and this is one on {self.role}s")
+        return replace(self._reading, corrupt=one_of("corrupt", corrupt))
 
     def _batches(
         self, examples: data_room.Examples, batch_size: int | None, *, least: bool = False

@@ -95,7 +95,7 @@ def test_an_interrupted_run_says_how_it_goes_on(behind: Any, capsys: pytest.Capt
     ("line", "said"),
     [
         ("finetune", "--model and --data missing: give both, or an experiment file"),
-        ("finetune --model m", "--data missing: give both, or an experiment file"),
+        ("finetune --model m", "--data missing: give it, or an experiment file"),
         (f"{BASE} --epochs 1 --steps 1", "--epochs and --steps exclude each other: give one of them"),
         (f"{BASE} --resume --overwrite", "--resume and --overwrite exclude each other: give one of them"),
         (f"{BASE} --schedule cosin", "--schedule 'cosin' is not known; did you mean 'cosine'"),

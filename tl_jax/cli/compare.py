@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     switches = flags.given(args, SWITCHES)
     wanted = flags.given(args, (*SHARED, *OWN))
     if missing := [name for name in ("--model", "--data") if name[2:] not in wanted]:
-        raise InputError(f"{' and '.join(missing)} missing: give both")
+        raise InputError(f"{' and '.join(missing)} missing: give {'both' if missing[1:] else 'it'}")
     console.say(f"tl-jax: comparing on {wanted['data']}; loading JAX")
     from tl_jax.analysis.comparison import compare
     from tl_jax.training.loop import Interrupted

@@ -15,7 +15,7 @@ from tl_jax.cli import console, flags
 from tl_jax.cli.values import one_of
 
 HELP = "score a run on labelled examples"
-CHOICES = ("--data", "--split", "--text-column", "--image-column", "--label-column", "--batch-size")
+CHOICES = ("--data", "--split", "--text-column", "--image-column", "--label-column", "--batch-size", "--corrupt")
 TAKES = ("--model", *CHOICES, "--format", "--verbose")
 
 
@@ -33,6 +33,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
             "label_column": "the run's",
             "split": "test, or the only one",
             "batch_size": "the run's",
+            "corrupt": "the run's",
             "format": "table, or json",
         },
         read={"--format": one_of("table", "json")},

@@ -5,8 +5,9 @@ Examples:
   tl-jax export runs/tickets exported/
   tl-jax export runs/tickets exported/ --format hf
 
-Without --format it is the one that can hold the head: `hf` for a classifier over BERT's own pooler (--pooling pooler),
-`sentence-transformers` for one over mean, cls or last pooling, which no class of transformers describes.
+Without --format it is the one that can hold the head: `hf` for a language model, a classifier of images and one over
+an encoder's own pooler (--pooling pooler); `sentence-transformers` for one of texts over mean, cls or last pooling,
+which no class of transformers describes.
 """
 
 from __future__ import annotations

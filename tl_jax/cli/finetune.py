@@ -97,5 +97,6 @@ def _experiment(source: str | Path | None, wanted: dict[str, Any], *, resume: bo
                 wanted[other] = None
         return dataclasses.replace(Experiment.load(source), **wanted)
     if missing:
-        raise InputError(f"{' and '.join(missing)} missing: give both, or an experiment file")
+        what = "both" if missing[1:] else "it"
+        raise InputError(f"{' and '.join(missing)} missing: give {what}, or an experiment file")
     return Experiment(**wanted)

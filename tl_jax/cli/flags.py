@@ -42,7 +42,8 @@ TABLE: dict[str, tuple[Flag, ...]] = {
         Flag("--model", "pretrained weights: a folder, or a name on the Hugging Face hub"),
         Flag(
             "--data",
-            "the examples: a CSV or TSV file with a header, or JSON lines; a folder of images, or an .npz file",
+            "the examples: a CSV or TSV file with a header, JSON lines, or plain text for a language model; "
+            "a folder of images, or an .npz file",
             metavar="FILE",
         ),
         Flag("--eval-data", "examples scored once, at the end", metavar="FILE", default="the held-out examples"),

@@ -30,7 +30,7 @@ from tl_jax.cli.values import one_of
 from tl_jax.errors import InputError, did_you_mean
 
 HELP = "ask a run about texts or images"
-CHOICES = ("--batch-size",)
+CHOICES = ("--batch-size", "--corrupt")
 CONTINUING = ("--max-new-tokens", "--temperature", "--top-k", "--top-p", "--seed")
 TAKES = ("--model", "--text-column", "--image-column", *CHOICES, *CONTINUING, "--format", "--verbose")
 TABLES = (".csv", ".tsv", ".jsonl")  # files with columns; in any other a line is a text
@@ -56,6 +56,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
             "text_column": "the one trained on",
             "image_column": "inferred",
             "batch_size": "the run's",
+            "corrupt": "the run's",
             "seed": "0",
             "format": "jsonl, or table",
         },
