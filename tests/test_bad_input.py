@@ -270,6 +270,17 @@ def test_a_learning_rate_that_diverges(optimizer: str, shell: Shell) -> None:
     assert "has not finished" in said
 
 
+def test_weights_that_are_no_numbers_are_not_blamed_on_the_rate(shell: Shell, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(shell.tiny.mean, model)
+    tensors = dict(weights.read(model))
+    tensors["encoder.layer.0.attention.self.value.weight"][0, 0] = np.nan
+    safetensors_files.write(model / safetensors_files.SINGLE, tensors)
+    code, _, err = shell(*shell.finetune("--method", "full", model=model))
+    assert code == 2 and "training diverged at step 1: loss nan" in err
+    assert "it is not the learning rate: tl-jax inspect MODEL" in err
+
+
 def test_the_last_good_checkpoint_is_kept_when_training_diverges(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

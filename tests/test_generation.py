@@ -115,6 +115,8 @@ def test_mistakes_are_told(rng, variables):
         ({"temperature": float("inf")}, "temperature must be 0"),
         ({"top_k": -1}, "top_k must be 0"),
         ({"top_p": 0}, "top_p must be above 0"),
+        ({"top_p": 0.5}, "give a temperature above 0"),
+        ({"top_k": 5}, "give a temperature above 0"),
     ):
         assert said in fault(Sampling, **settings)
 

@@ -42,6 +42,8 @@ class Sampling:
             raise InputError(f"top_k must be 0 (all) or above, not {self.top_k}")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p must be above 0 and at most 1 (all), not {self.top_p}")
+        if self.temperature == 0 and (self.top_k or self.top_p < 1):
+            raise InputError("top_k and top_p say what is drawn among: give a temperature above 0, such as 1")
 
     def take(self, logits: Array, keys: Array) -> Array:
         """Tokens int32 `[B]` from `logits [B, V]`, row by row with `keys [B]`."""

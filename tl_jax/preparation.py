@@ -181,6 +181,8 @@ def prepare(asked: Request, task: Any, say: Say, shardings: Any = None) -> Job:
     `shardings` are rules for what lies where on the experiment's mesh; None are the default ones.
     """
     e = asked.experiment
+    if asked.model is None and asked.source is None:
+        pretrained.check_name(e.model or "")  # a name that is wrong is told before data that do not fit it
     division = divided(e, asked.data, asked.eval_data)
     _describe(division, say)
     if asked.note:

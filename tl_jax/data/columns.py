@@ -76,6 +76,7 @@ def infer_columns(
     if text is None:
         text, text_how = _by_name(dataset, TEXT_NAMES, "text", label), "by name"
     if text is None:
+        _check_texts(dataset)
         text, text_how = _text_by_content(dataset, label)
     if label is None and labelled:
         label, label_how = _label_by_content(dataset, text)
@@ -187,6 +188,15 @@ def _by_name(dataset: Dataset, names: tuple[tuple[str, ...], ...], role: str, ta
     return None
 
 
+def _check_texts(dataset: Dataset) -> None:
+    """Raise `InputError` for a data set of images, whose labels are no texts."""
+    if images := [name for name in dataset.columns if any(isinstance(v, Picture) for v in dataset.column(name)[:1])]:
+        raise InputError(
+            f"{dataset.source}: the column {images[0]!r} holds images, and texts are asked for; images are for a model "
+            "that reads them, with --task image_classification"
+        )
+
+
 def _text_by_content(dataset: Dataset, label: str | None) -> tuple[str, str]:
     average: dict[str, float] = {}
     for name in dataset.columns:
@@ -211,7 +221,10 @@ def _label_by_content(dataset: Dataset, text: str) -> tuple[str, str]:
         if 2 * count <= len(values):
             distinct[name] = count
     if not distinct:
-        raise InputError(_unclear(dataset, "label", f"no column but {text!r} has few distinct values"))
+        why = f"no column but {text!r} has few distinct values"
+        if len(dataset.columns) == 1:
+            why = f"there are only texts, {text!r}, which a language model learns with --task causal_lm"
+        raise InputError(_unclear(dataset, "label", why))
     if len(distinct) > 1:
         told = ", ".join(f"{name!r} ({count} values)" for name, count in distinct.items())
         raise InputError(_unclear(dataset, "label", f"it could be any of {told}"))

@@ -102,6 +102,8 @@ def _chosen(path: Path, part: str | None, parts: Mapping[str, Any]) -> str:
         return str(part)
     if part is None:
         raise InputError(f"{path} holds several sets: {', '.join(parts)}; name one: {path}:{next(iter(parts))}")
+    if not any(parts):
+        raise InputError(f"{path} holds one set, which has no name, and none called {part!r}: leave it away")
     raise InputError(f"{path} holds no set {part!r}{did_you_mean(part, parts)}")
 
 

@@ -10,6 +10,7 @@ _HOMES = {
     "OwnTokenizer": "own_tokenizer",
     "Source": "sources",
     "TextProcessor": "tokenizer",
+    "check_name": "loading",
     "check_unchanged": "sources",
     "convert": "converting",
     "fingerprint": "sources",
@@ -24,6 +25,7 @@ __all__ = [
     "OwnTokenizer",
     "Source",
     "TextProcessor",
+    "check_name",
     "check_unchanged",
     "convert",
     "fingerprint",
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from tl_jax.pretrained.converting import convert
     from tl_jax.pretrained.hub import resolve
     from tl_jax.pretrained.image_processor import ImageProcessor
-    from tl_jax.pretrained.loading import load, reads_images
+    from tl_jax.pretrained.loading import check_name, load, reads_images
     from tl_jax.pretrained.own_files import load_into
     from tl_jax.pretrained.own_tokenizer import OwnTokenizer
     from tl_jax.pretrained.saving import save

@@ -28,6 +28,14 @@ def resolve(name_or_folder: str | os.PathLike[str] | Source, revision: str | Non
     if isinstance(name_or_folder, Source):
         return name_or_folder
     name = os.fspath(name_or_folder)
+    return located(name, revision) or _fetch(name, revision, hint=_nearest(Path(name).expanduser()))
+
+
+def located(name: str, revision: str | None = None) -> Source | None:
+    """The folder or file of that name; None where there is none and it could be a repository's.
+
+    Raises `InputError` as `resolve` does; nothing is fetched.
+    """
     folder = Path(name).expanduser()
     if folder.is_dir():
         if revision is not None:
@@ -46,7 +54,7 @@ def resolve(name_or_folder: str | os.PathLike[str] | Source, revision: str | Non
             f"there is no folder {name}{_nearest(folder)}; "
             "a repository of the hub is given as org/name, like google-bert/bert-base-uncased"
         )
-    return _fetch(name, revision, hint=_nearest(folder))
+    return None
 
 
 def config_of(name: str) -> Path | None:

@@ -22,7 +22,7 @@ from tl_jax.models.families import names as names_of
 from tl_jax.pretrained import describing, links, meta_files, weights
 from tl_jax.pretrained.conversion import to_canonical
 from tl_jax.pretrained.describing import DENSE_HEAD
-from tl_jax.pretrained.hub import config_of, resolve
+from tl_jax.pretrained.hub import config_of, located, resolve
 from tl_jax.pretrained.image_processor import ImageProcessor
 from tl_jax.pretrained.json_files import read_json
 from tl_jax.pretrained.own_files import MODEL_TYPE
@@ -164,13 +164,31 @@ def _warn_of_no_numbers(variables: Mapping[str, Any], source: Source) -> None:
 def reads_images(name: str) -> bool:
     """Whether the model called `name`, a folder, a file or a hub repository, starts from images; False if unknown."""
     try:
-        if Path(name).expanduser().is_file():
-            place = resolve(name).place
-            return families.reads_images(_config_of(weights.read_file(place), None, place)["model_type"])
-        path = config_of(name)
-        return path is not None and families.reads_images(str(read_json(path).get("model_type")))
+        found = check_name(name)
+        if found is None:
+            path = config_of(name)
+            found = None if path is None else str(read_json(path).get("model_type"))
+        return found is not None and families.reads_images(found)
     except InputError:
         return False
+
+
+def check_name(name: str) -> str | None:
+    """The `model_type` of what `name` names here, told from its config or its tensors; None: it may be on the hub.
+
+    Raises `InputError` where `load` would, before anything is read or fetched.
+    """
+    source = located(name)
+    if source is None:
+        return None
+    if source.file is not None:
+        model_type = _config_of(weights.read_file(source.place), None, source.place)["model_type"]
+    else:
+        links.check(source.folder, model_files(source.folder).values())
+        metas = meta_files.describes(source.folder)
+        model_type = meta_files.MODEL_TYPE if metas else _read_config(source.folder)["model_type"]
+    _ = family(model_type)  # raises
+    return str(model_type)
 
 
 def _image_processor(
@@ -193,6 +211,8 @@ def _read(folder: Path) -> tuple[dict[str, Any], Tensors]:
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
+        if (folder / "experiment.json").is_file():
+            raise InputError(f"{folder} is a run and no model: tl-jax export {folder} FOLDER writes the model of it")
         if (folder / "adapter_config.json").is_file():
             raise InputError(weights.no_weights(str(folder), ["adapter_config.json"]))
         inside = sorted(p.parent.relative_to(folder).as_posix() for p in folder.glob("*/config.json"))

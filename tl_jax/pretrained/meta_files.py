@@ -20,6 +20,7 @@ from tl_jax.pretrained.json_files import read_json
 from tl_jax.pretrained.malformed import shown
 from tl_jax.pretrained.tensor_files import Spec, Tensors, same_bits
 
+MODEL_TYPE = "llama"
 _SETTINGS = ("params.json", "config.json")
 _FORMS = ("*.safetensors", "*.pth", "*.pt")  # in order of preference
 _KEYS = {"dim", "n_layers", "n_heads"}
@@ -99,7 +100,7 @@ def read(folder: Path) -> tuple[dict[str, Any], Tensors] | None:
             raise InputError(f"{file}: {name} {list(spec.shape)} is not that of {heads[rotated[2]]} heads of pairs")
     config = {
         "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+        "model_type": MODEL_TYPE,
         "vocab_size": bare["tok_embeddings.weight"].shape[0],
         "hidden_size": raw["dim"],
         "intermediate_size": bare["layers.0.feed_forward.w1.weight"].shape[0],
@@ -115,6 +116,11 @@ def read(folder: Path) -> tuple[dict[str, Any], Tensors] | None:
         "eos_token_id": raw.get("eos_id", 2),
     }
     return config, MetaTensors(theirs, heads)
+
+
+def describes(folder: Path) -> bool:
+    """Whether a folder is one of Meta's, by its settings."""
+    return _settings(folder) is not None
 
 
 def _settings(folder: Path) -> tuple[Path, dict[str, Any]] | None:

@@ -26,7 +26,7 @@ def check_target(target: Path, overwrite: bool) -> None:
     if not any(target.iterdir()):
         return
     if not overwrite:
-        raise InputError(f"{target} has something in it: give another folder, or ask to overwrite the model there")
+        raise InputError(f"{target} has something in it: give another folder, or --overwrite the model there")
     if not (target / "config.json").is_file() or "model_type" not in read_json(target / "config.json"):
         raise InputError(
             f"{target} holds no model (no config.json that names a model_type), and nothing else is overwritten"

@@ -113,9 +113,9 @@ def choose_for_images(choice: str, family: ModuleType, config: Mapping[str, Any]
         return "pooler" if plain and any(path.startswith("pooler/") for path in paths) else over
     if choice == "classifier":
         return over
+    if choice == "none":
+        raise InputError(f"a {config['model_type']} reads images and is no language model: it has a pooling")
     if choice not in family.POOLINGS:
-        raise InputError(
-            f"images are pooled by auto, {', '.join(family.POOLINGS)}, not {choice!r}"
-            f"{did_you_mean(choice, family.POOLINGS)}"
-        )
+        known = ("auto", *family.POOLINGS)
+        raise InputError(f"images are pooled by {', '.join(known)}, not {choice!r}{did_you_mean(choice, known)}")
     return choice

@@ -197,8 +197,13 @@ class Loop:
         first, *others = index[index >= 0]
         good = self.checkpoints.steps()
         last = f"the last good checkpoint is step {max(good)}" if good else "no checkpoint had been written yet"
+        advice = "Try a lower --lr, with --overwrite"
+        if at == 0:
+            advice = (
+                "Nothing was updated yet, so it is not the learning rate: tl-jax inspect MODEL counts the numbers in "
+                "the weights that are not finite"
+            )
         return Diverged(
             f"training diverged at step {at + 1}: loss {loss:g}, gradient norm {norm:g} (in the batch of "
-            f"{self.where(int(first))} and {len(others)} more; at learning rate {self.rate(at):g}); {last}. "
-            "Try a lower --lr, with --overwrite"
+            f"{self.where(int(first))} and {len(others)} more; at learning rate {self.rate(at):g}); {last}. {advice}"
         )
