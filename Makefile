@@ -30,7 +30,7 @@ demo: .venv/filled
 	    --steps 80 --batch-size 16 --out runs/demo-compare --overwrite
 
 # What XLA compiled in one test serves the next; tests that count or compare compilations switch it off.
-CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.2
+CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.05
 
 # Most of a test is one thread that compiles: a worker for each core, which keeps what neighbouring tests share.
 WORKERS ?= $(shell nproc 2>/dev/null || echo 2)

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -59,6 +59,12 @@ def _word() -> str:
 
 WORD = _word()
 SEED = zlib.crc32(WORD.encode())
+
+
+def some(values: Sequence[Any], drawn: Any = None) -> list[Any]:
+    """For `parametrize`: the drawn one (default: by the seed), and the others where there is time (`make test-all`)."""
+    drawn = values[SEED % len(values)] if drawn is None else drawn
+    return [drawn, *(pytest.param(value, marks=pytest.mark.full) for value in values if value != drawn)]
 
 
 @pytest.hookimpl(tryfirst=True)  # before hypothesis reads its option

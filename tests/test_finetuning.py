@@ -21,7 +21,7 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_recall
 
 import tl_jax as tl
 from tests import tiny as files
-from tests.conftest import SEED
+from tests.conftest import SEED, some
 from tests.tiny import HEAD, METHODS, Tiny
 from tl_jax import rules
 from tl_jax.cli.main import main
@@ -140,7 +140,7 @@ def test_the_best_checkpoint_is_the_best(method: str, tuned: Callable[[str], Any
     assert [line["best"] for line in evaluated] == [score >= max(seen[:i], default=0) for i, score in enumerate(seen)]
 
 
-@pytest.mark.parametrize("method", [DRAWN, *(pytest.param(m, marks=pytest.mark.full) for m in METHODS if m != DRAWN)])
+@pytest.mark.parametrize("method", some(METHODS, DRAWN))
 def test_the_command_line_makes_the_same_run(
     method: str, tiny: Tiny, tuned: Callable[[str], Any], tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 import tl_jax as tl
 from tests import tiny as files
-from tests.conftest import SEED
+from tests.conftest import SEED, some
 from tests.parity import assert_close
 from tests.tiny import METHODS
 from tl_jax import data
@@ -26,11 +26,6 @@ from tl_jax.trees import by_path
 DRAWN = sorted(METHODS)[SEED % len(METHODS)]
 STEPPED = sorted(set(METHODS) - {"probe"})
 STEPPED_DRAWN = STEPPED[SEED % len(STEPPED)]
-
-
-def some(methods: Any, drawn: str) -> list[Any]:
-    """The drawn one, and the others where there is time."""
-    return [drawn, *(pytest.param(m, marks=pytest.mark.full) for m in methods if m != drawn)]
 
 
 def encoded(run: Any, rows: list[tuple[str, str]]) -> data.Encoded:

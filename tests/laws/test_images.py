@@ -13,9 +13,8 @@ import pytest
 
 import tl_jax as tl
 from tests import images as files
-from tests.conftest import SEED
+from tests.conftest import SEED, some
 from tests.images import HEAD, METHODS, Seen
-from tests.laws.test_batching import some
 from tests.laws.test_compilations import compilations
 from tests.parity import assert_close
 from tests.tiny import digests, result

@@ -18,6 +18,7 @@ import pytest
 
 import tl_jax as tl
 from tests import tiny as files
+from tests.conftest import some
 from tests.tiny import HEAD, METHODS, Tiny
 from tl_jax.cli.main import main
 from tl_jax.training import interrupt
@@ -52,7 +53,7 @@ def wait(process: subprocess.Popen[str], reached: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("method", [METHOD, *(pytest.param(m, marks=pytest.mark.full) for m in STEPPED if m != METHOD)])
+@pytest.mark.parametrize("method", some(STEPPED, METHOD))
 def test_killed_at_drawn_moments_and_resumed_to_the_same_bits(
     method: str, tiny: Tiny, tmp_path: Path, rng: np.random.Generator, capsys: pytest.CaptureFixture[str]
 ) -> None:

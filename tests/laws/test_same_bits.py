@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from tests import tiny as files
-from tests.conftest import SEED
+from tests.conftest import SEED, some
 from tests.tiny import HEAD, METHODS
 
 STEPPED = sorted(set(METHODS) - {"probe"})
 DRAWN = STEPPED[SEED // 7 % len(STEPPED)]
 
 
-@pytest.mark.parametrize("method", [DRAWN, *(pytest.param(m, marks=pytest.mark.full) for m in METHODS if m != DRAWN)])
+@pytest.mark.parametrize("method", some(METHODS, DRAWN))
 def test_two_processes_two_folders_empty_caches(method: str, tmp_path: Path) -> None:
     results = []
     for name in ("one", "an other"):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.chains import variables as drawn_variables
+from tests.conftest import some
 from tests.models.decoders import LENGTH, TYPES, draw, inputs, rotation
 from tests.parity import ROUNDING, assert_parity, module_scales, relative
 from tl_jax.generation import empty_cache
@@ -22,6 +23,7 @@ from tl_jax.models.layers import ACTIVATIONS
 from tl_jax.rules import map_paths, paths
 
 every = pytest.mark.parametrize("model_type", TYPES)
+one = pytest.mark.parametrize("model_type", some(TYPES))
 
 
 def reference_model(model_type: str, raw: dict[str, Any], seed: int):
@@ -242,7 +244,7 @@ def test_attention_dropout_follows_the_example(rng):
 # -- the cache ----------------------------------------------------------------------------------------------------
 
 
-@every
+@one
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_decoding_with_a_cache_equals_the_full_forward(model_type, side, rng):
     """A few tokens at a time, one among them, by columns of a padded batch."""
@@ -261,7 +263,7 @@ def test_decoding_with_a_cache_equals_the_full_forward(model_type, side, rng):
     assert relative(np.concatenate(parts, axis=1)[given["mask"]], whole[given["mask"]]) <= ROUNDING
 
 
-@every
+@one
 def test_texts_go_on_behind_their_own_padding(model_type, rng):
     """Prompts padded on the right, then tokens for all of them: what lies between belongs to nobody."""
     raw = draw(model_type, rng)

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 
 import tl_jax as tl
-from tests.conftest import SEED
-from tests.laws.test_batching import some
+from tests.conftest import some
 from tests.laws.test_features import CACHED, losses
 
 
-@pytest.mark.parametrize("method", some(CACHED, CACHED[SEED % len(CACHED)]))
+@pytest.mark.parametrize("method", some(CACHED))
 def test_minilm_s_losses_do_not_know_the_cache(
     method: str, minilm: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
