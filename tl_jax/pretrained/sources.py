@@ -107,18 +107,22 @@ def fingerprint(source: Source | Path) -> dict[str, str]:
     return {name: _sha256(path) for name, path in model_files(folder).items()}
 
 
+def changes(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
+    """The files in which two fingerprints differ, sorted: each is "gone", "new" or "changed"."""
+    return {
+        name: "gone" if name not in now else "new" if name not in before else "changed"
+        for name in sorted({*now, *before})
+        if now.get(name) != before.get(name)
+    }
+
+
 def check_unchanged(source: Source, recorded: Mapping[str, str]) -> None:
     """Check that the model's files are those of a `fingerprint` recorded earlier.
 
     Raises `InputError` naming every file that is gone, changed or new.
     """
-    now = fingerprint(source)
-    faults = [
-        f"  {name} " + ("is gone" if name not in now else "is new" if name not in recorded else "has changed")
-        for name in sorted({*now, *recorded})
-        if now.get(name) != recorded.get(name)
-    ]
-    if faults:
+    found = changes(recorded, fingerprint(source))
+    if faults := [f"  {name} {'has' if what == 'changed' else 'is'} {what}" for name, what in found.items()]:
         raise InputError(f"the weights in {source.place} are not those recorded for this run:\n" + "\n".join(faults))
 
 

@@ -118,7 +118,7 @@ class TextProcessor:
         tokenizer, side = self._tokenizer, self._settings.get("truncation_side") or "right"
         if side not in ("left", "right"):
             raise InputError(f"tokenizer_config.json: truncation_side must be left or right, not {side!r:.99}")
-        tokenizer.enable_truncation(self._checked(max_length, pairs is not None), direction=side)
+        tokenizer.enable_truncation(self.checked(max_length, pairs is not None), direction=side)
         rows = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
         try:
             encodings = tokenizer.encode_batch_fast(rows)
@@ -189,7 +189,8 @@ class TextProcessor:
             digest.update(f"{name} {len(content)}\n".encode() + content)
         return digest.hexdigest()
 
-    def _checked(self, max_length: int | None, pairs: bool) -> int:
+    def checked(self, max_length: int | None, pairs: bool = False) -> int:
+        """The most tokens of a text, or of a pair; raises `InputError` for what the model has no positions for."""
         if max_length is None:
             max_length = self.max_length
         if self.positions is not None and max_length > self.positions:

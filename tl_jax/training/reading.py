@@ -165,7 +165,7 @@ def reading(
         raise InputError(f"the model's processor, {type(processor).__name__}, has no {', '.join(lacking)}: {hint}")
     if image:
         return ImageReading(processor, corrupt, keep)
-    positions, length = getattr(processor, "positions", None), max_length or processor.max_length
-    if positions is not None and length > positions:
-        raise InputError(f"max_length {length} is more than the {positions} positions the model has")
+    length = max_length or processor.max_length
+    if hasattr(processor, "checked"):  # what a processor of the user's own allows is its own affair
+        length = processor.checked(length)
     return TextReading(processor, length) if is_labelled(task) else LanguageReading(processor, length, task)

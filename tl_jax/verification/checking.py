@@ -20,6 +20,7 @@ from tl_jax.errors import InputError, did_you_mean
 from tl_jax.inspection import not_finite
 from tl_jax.model import Model
 from tl_jax.pretrained import fingerprint, load
+from tl_jax.pretrained.sources import changes
 from tl_jax.rules import map_paths, paths
 from tl_jax.run_folder import RunFolder
 from tl_jax.verification import certificate as certificates
@@ -139,21 +140,11 @@ def _with_golden(model: Model, variables: Mapping[str, Any], place: Path) -> Ver
         kind = kind_of(model)
         anew = kind.prepared(kind.batch(model))
         stages = (kind.compared(anew, kind.prepared(batch), "at the certificate"), *stages)
-    files = fingerprint(model.info.source)
-    told = _told(before.files, files)
+    found = changes(before.files, fingerprint(model.info.source))
+    told = ", ".join(f"{name} {what}" for name, what in found.items())
     notes = (f"other files than at the certificate: {told}",) if told else ()
     said = f"compared with the outputs that {before.reference} of transformers gave on {before.made}"
     return Verification("golden", said, stages, notes=notes)
-
-
-def _told(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """Which files are others than before, in words."""
-    kinds = {
-        "gone": before.keys() - now.keys(),
-        "new": now.keys() - before.keys(),
-        "changed": {name for name in before.keys() & now.keys() if before[name] != now[name]},
-    }
-    return "; ".join(f"{', '.join(sorted(names))} {kind}" for kind, names in kinds.items() if names)
 
 
 def _check_writable(place: Path) -> None:
