@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean, stdev
 
 from tl_jax import preparation
@@ -19,6 +20,7 @@ from tl_jax.methods import parse
 METHODS = ("probe", "full", "lp_ft", "lora")
 FACTORS = (0.4, 1.0, 2.5)  # of a method's default rate: among these it has its own best
 SEEDS = (0, 1, 2)
+RUNS = Path("runs/defaults")
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Desk:
         **budget: int,
     ) -> Desk:
         """Read model and data, and go on with the cells that are there."""
-        out = f"runs/defaults/{'-'.join([name, *map(str, budget.values())])}"
+        out = str(RUNS / "-".join([name, *map(str, budget.values())]))
         asked = preparation.request(model, None, {**data, **budget, "out": out})
         bench = Bench.open(asked, None, {method: parse(method) for method in METHODS}, tell).sized(shots, SEEDS)
         folder = ComparisonFolder(out)

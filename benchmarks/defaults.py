@@ -1,21 +1,22 @@
 """Whether the defaults are good ones: the default method without a flag against the best of four, each at its own rate.
 
-    make defaults                              hours on two cores; stopped and called again, it goes on
+    make defaults                              hours; docs/defaults.md says how many
     python benchmarks/defaults.py banking77    one data set alone: messages, sst2 or banking77
 
-prints docs/defaults.md and, of all data sets, writes it. SST-2 and Banking77 are read under TL_JAX_DATA (default
-../shared/data).
+prints docs/defaults.md and, of all data sets, writes it. Stopped and called again, it goes on. Data sets can be run
+side by side first, a core for each. SST-2 and Banking77 are read under TL_JAX_DATA (default ../shared/data).
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from best_rates import METHODS, Desk, Row
+from best_rates import METHODS, RUNS, Desk, Row
 
 from tl_jax.experiment import Experiment
 from tl_jax.training import defaults
@@ -34,7 +35,10 @@ HEAD = """# Defaults
 
 What a run uses where you say nothing, and what that is worth. This page is written by
 
-    make defaults        hours on two cores; stopped and called again, it goes on
+    make defaults
+
+Stopped and called again, it goes on. What is here ran side by side first, a core for each:
+`taskset -c 0 .venv/bin/python benchmarks/defaults.py sst2`, and with `-c 1` `banking77` and `messages`.
 
 """
 MEASURED = """
@@ -43,14 +47,14 @@ MEASURED = """
 all-MiniLM-L6-v2 (22.6 million parameters), seeds 0, 1, 2; score ± standard error of the mean over the seeds. `probe`,
 `full`, `lp_ft` and `lora` each have the best of 0.4, 1 and 2.5 times their default rate, chosen on validation with seed
 0; the last line is a run without any flag. Validation is the data set's own split or a tenth of its training examples,
-as in `tl-jax compare`. For models of 50 million parameters and more nothing has been measured yet: theirs are the
-customary rates.
-"""
+as in `tl-jax compare`. Seconds are of one run, evaluations too, on one CPU core. Banking77's 16 labels a class are its
+1,000 labels as well: 13 a class would be 1,001. For models of 50 million parameters and more nothing has been measured
+yet: theirs are the customary rates."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """A data set at 16 labels a class and at what comes nearest to 1,000 labels (None: all, where there are fewer)."""
+    """A data set at 16 labels a class and at about 1,000 labels (None: all, where there are fewer)."""
 
     title: str
     files: dict[str, str]
@@ -73,7 +77,7 @@ def sets() -> dict[str, Data]:
     return {
         "messages": Data("The demo's support messages", shipped, (16, None)),
         "sst2": Data("SST-2", {"data": str(sst2)}, (16, 500), budgets_at=500),
-        "banking77": Data("Banking77", {"data": str(banking)}, (16, 13)),
+        "banking77": Data("Banking77", {"data": str(banking)}, (16,)),  # 16 labels a class are 1,232: both sizes
     }
 
 
@@ -93,9 +97,8 @@ def chosen(method: str) -> list[str]:
     ]
 
 
-def against_the_best(desk: Desk, data: Data, shots: int | None) -> list[str]:
-    """A line for each method at its own best rate, and for the default without a flag; and how far it is behind."""
-    methods = [desk.at_its_best(method, shots) for method in METHODS]
+def against_the_best(desk: Desk, data: Data, shots: int | None, methods: Sequence[Row]) -> list[str]:
+    """A line for each of `methods` at its own best rate, and for the default without a flag; how far it is behind."""
     default = desk.at_default(desk.default, shots, f"**`{desk.default}`, no flag**")
     rows = [("method", "validation at 0.4, 1, 2.5 × its rate", "rate", "score", "seconds")]
     for row in (*methods, default):
@@ -104,7 +107,8 @@ def against_the_best(desk: Desk, data: Data, shots: int | None) -> list[str]:
     best = max(methods, key=lambda row: row.mean)
     lack = best.mean - default.mean
     verdict = "within one standard error" if lack <= best.error else "**more than one standard error away**"
-    behind = f"{100 * lack:.1f} points behind" if lack > 0 else f"{-100 * lack:.1f} points above"
+    points = f"{abs(100 * lack):.1f} points"
+    beside = "as good as" if points == "0.0 points" else f"{points} {'behind' if lack > 0 else 'above'}"
     steps, batch = desk.steps(shots)
     examples, _ = desk.bench.chosen(shots, 0)
     return [
@@ -115,7 +119,7 @@ def against_the_best(desk: Desk, data: Data, shots: int | None) -> list[str]:
         "",
         *_markdown(rows),
         "",
-        f"The default is {behind} the best of the four, {best.name}: {verdict}.",
+        f"The default is {beside} the best of the four, {best.name}: {verdict}.",
     ]
 
 
@@ -129,6 +133,31 @@ def other_budgets(desk: Desk, open_again: Callable[..., Desk], data: Data, shots
         rows.append(open_again(**budget).at_default(desk.default, shots, name))
     table = [("budget", "score", "seconds"), *((row.name, _score(row), f"{row.seconds:.0f}") for row in rows)]
     return ["", f"### {data.at(shots)}: other budgets of `{desk.default}`", "", *_markdown(table)]
+
+
+def chosen_rates(settings: Sequence[Sequence[Row]]) -> list[str]:
+    """Which rates the methods chose, over all settings, beside their defaults; which of these are always too low."""
+    rows = [("method", "default rate", "chosen, in the order of the tables")]
+    told: list[str] = []
+    for found in zip(*settings, strict=True):
+        if found[0].rate is not None:
+            name = found[0].name
+            usual = defaults.RATES[name.strip("`")][0]
+            rates = [row.rate or 0.0 for row in found]
+            rows.append((name, f"{usual:g}", ", ".join(f"{rate:g}" for rate in rates)))
+            if min(rates) > usual:
+                told += [
+                    "",
+                    f"{name} chose more than its default every time: with such a model try `--lr {min(rates):g}`.",
+                ]
+    return ["", "### Rates", "", *_markdown(rows), *told]
+
+
+def cost() -> str:
+    """What all cells took, in words."""
+    cells = [json.loads(file.read_text(encoding="utf-8")) for file in RUNS.glob("*/cells/*.json")]
+    hours = sum(cell["result"]["seconds"] for cell in cells) / 3600
+    return f"The {len(cells)} runs behind these tables took {hours:.1f} hours together."
 
 
 def _score(row: Row) -> str:
@@ -146,6 +175,7 @@ def main(names: Sequence[str]) -> None:
     if unknown := [name for name in names if name not in known]:
         sys.exit(f"error: {unknown[0]!r} is none of {', '.join(known)}")
     page: list[str] = []
+    settings: list[list[Row]] = []
     with Interrupt() as interrupt:
         try:
             for name in names or known:
@@ -158,11 +188,15 @@ def main(names: Sequence[str]) -> None:
                 desk = opened()
                 page = page or [*chosen(desk.default), MEASURED]
                 for shots in data.shots:
-                    page += against_the_best(desk, data, shots)
+                    settings.append([desk.at_its_best(method, shots) for method in METHODS])
+                    page += against_the_best(desk, data, shots, settings[-1])
                     if shots == data.budgets_at:
                         page += other_budgets(desk, opened, data, shots)
         except Interrupted as e:
             sys.exit(f"{e}; call it again to go on")
+    page += chosen_rates(settings)
+    if not names:
+        page += ["", cost()]
     text = HEAD + "\n".join(page) + "\n"
     print(text)
     if not names:
