@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean, stdev
 
 from tl_jax import preparation
@@ -20,7 +19,6 @@ from tl_jax.methods import parse
 METHODS = ("probe", "full", "lp_ft", "lora")
 FACTORS = (0.4, 1.0, 2.5)  # of a method's default rate: among these it has its own best
 SEEDS = (0, 1, 2)
-RUNS = Path("runs/defaults")
 
 
 @dataclass(frozen=True)
@@ -57,10 +55,12 @@ class Desk:
 
     bench: Bench
     run: Runner
+    seconds: dict[tuple[str, Cell], float]  # what each cell took that was asked for, of this desk and others
 
     @classmethod
     def open(
         cls,
+        seconds: dict[tuple[str, Cell], float],
         name: str,
         model: str,
         data: Mapping[str, str],
@@ -69,13 +69,13 @@ class Desk:
         **budget: int,
     ) -> Desk:
         """Read model and data, and go on with the cells that are there."""
-        out = str(RUNS / "-".join([name, *map(str, budget.values())]))
+        out = f"runs/defaults/{'-'.join([name, *map(str, budget.values())])}"
         asked = preparation.request(model, None, {**data, **budget, "out": out})
         bench = Bench.open(asked, None, {method: parse(method) for method in METHODS}, tell).sized(shots, SEEDS)
         folder = ComparisonFolder(out)
         folder.check_free(resume=True, overwrite=False)
         folder.begin({**bench.definition, "recipes": {}}, resume=True, say=tell)
-        return cls(bench, Runner(bench, folder, stop_asked, tell))
+        return cls(bench, Runner(bench, folder, stop_asked, tell), seconds)
 
     @property
     def default(self) -> str:
@@ -89,7 +89,12 @@ class Desk:
 
     def cells(self, method: str, shots: int | None, rate: float | None, seeds: Sequence[int] = SEEDS) -> list[Scored]:
         """Run, or read, a method at a rate (None: its default) once for each seed."""
-        return [self.run(Cell(method, shots, seed, rate), self.run.folder.path.name) for seed in seeds]
+        place, found = self.run.folder.path.name, []
+        for seed in seeds:
+            cell = Cell(method, shots, seed, rate)
+            found.append(self.run(cell, place))
+            self.seconds[place, cell] = found[-1].result.seconds
+        return found
 
     def at_default(self, method: str, shots: int | None, name: str) -> Row:
         """A method without any flag."""

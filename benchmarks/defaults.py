@@ -9,15 +9,15 @@ side by side first, a core for each. SST-2 and Banking77 are read under TL_JAX_D
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from best_rates import METHODS, RUNS, Desk, Row
+from best_rates import METHODS, Desk, Row
 
+from tl_jax.analysis.cells import Cell
 from tl_jax.experiment import Experiment
 from tl_jax.training import defaults
 from tl_jax.training.interrupt import Interrupt
@@ -47,9 +47,9 @@ MEASURED = """
 all-MiniLM-L6-v2 (22.6 million parameters), seeds 0, 1, 2; score ± standard error of the mean over the seeds. `probe`,
 `full`, `lp_ft` and `lora` each have the best of 0.4, 1 and 2.5 times their default rate, chosen on validation with seed
 0; the last line is a run without any flag. Validation is the data set's own split or a tenth of its training examples,
-as in `tl-jax compare`. Seconds are of one run, evaluations too, on one CPU core. Banking77's 16 labels a class are its
-1,000 labels as well: 13 a class would be 1,001. For models of 50 million parameters and more nothing has been measured
-yet: theirs are the customary rates."""
+as in `tl-jax compare`. Seconds are of one run, evaluations too, on one CPU core. Banking77 was measured at 16 labels a
+class alone, 1,232 labels; 1,000 would be 13 a class. For models of 50 million parameters and more nothing has been
+measured yet: theirs are the customary rates."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def sets() -> dict[str, Data]:
     return {
         "messages": Data("The demo's support messages", shipped, (16, None)),
         "sst2": Data("SST-2", {"data": str(sst2)}, (16, 500), budgets_at=500),
-        "banking77": Data("Banking77", {"data": str(banking)}, (16,)),  # 16 labels a class are 1,232: both sizes
+        "banking77": Data("Banking77", {"data": str(banking)}, (16,)),  # 1,232 labels
     }
 
 
@@ -139,25 +139,14 @@ def chosen_rates(settings: Sequence[Sequence[Row]]) -> list[str]:
     """Which rates the methods chose, over all settings, beside their defaults; which of these are always too low."""
     rows = [("method", "default rate", "chosen, in the order of the tables")]
     told: list[str] = []
-    for found in zip(*settings, strict=True):
-        if found[0].rate is not None:
-            name = found[0].name
-            usual = defaults.RATES[name.strip("`")][0]
-            rates = [row.rate or 0.0 for row in found]
-            rows.append((name, f"{usual:g}", ", ".join(f"{rate:g}" for rate in rates)))
-            if min(rates) > usual:
-                told += [
-                    "",
-                    f"{name} chose more than its default every time: with such a model try `--lr {min(rates):g}`.",
-                ]
+    for method, found in zip(METHODS, zip(*settings, strict=True), strict=True):
+        if not (rates := [row.rate for row in found if row.rate is not None]):
+            continue  # `probe` has none
+        usual = defaults.RATES[method][0]
+        rows.append((f"`{method}`", f"{usual:g}", ", ".join(f"{rate:g}" for rate in rates)))
+        if (least := min(rates)) > usual:
+            told += ["", f"`{method}` chose more than its default every time: with such a model try `--lr {least:g}`."]
     return ["", "### Rates", "", *_markdown(rows), *told]
-
-
-def cost() -> str:
-    """What all cells took, in words."""
-    cells = [json.loads(file.read_text(encoding="utf-8")) for file in RUNS.glob("*/cells/*.json")]
-    hours = sum(cell["result"]["seconds"] for cell in cells) / 3600
-    return f"The {len(cells)} runs behind these tables took {hours:.1f} hours together."
 
 
 def _score(row: Row) -> str:
@@ -176,6 +165,7 @@ def main(names: Sequence[str]) -> None:
         sys.exit(f"error: {unknown[0]!r} is none of {', '.join(known)}")
     page: list[str] = []
     settings: list[list[Row]] = []
+    seconds: dict[tuple[str, Cell], float] = {}
     with Interrupt() as interrupt:
         try:
             for name in names or known:
@@ -183,7 +173,8 @@ def main(names: Sequence[str]) -> None:
 
                 def opened(name: str = name, data: Data = data, **budget: int) -> Desk:
                     model = str(minilm.folder())
-                    return Desk.open(name, model, data.files, data.shots, lambda: interrupt.requested, **budget)
+                    given = (name, model, data.files, data.shots, lambda: interrupt.requested)
+                    return Desk.open(seconds, *given, **budget)
 
                 desk = opened()
                 page = page or [*chosen(desk.default), MEASURED]
@@ -194,9 +185,8 @@ def main(names: Sequence[str]) -> None:
                         page += other_budgets(desk, opened, data, shots)
         except Interrupted as e:
             sys.exit(f"{e}; call it again to go on")
-    page += chosen_rates(settings)
-    if not names:
-        page += ["", cost()]
+    hours = sum(seconds.values()) / 3600
+    page += [*chosen_rates(settings), "", f"The {len(seconds)} runs behind this took {hours:.1f} hours together."]
     text = HEAD + "\n".join(page) + "\n"
     print(text)
     if not names:
