@@ -18,7 +18,9 @@ from tests.chains import fault
 from tests.images import HEAD, Seen
 from tests.tiny import Tiny, digests
 from tl_jax import preparation
+from tl_jax.cli import predict
 from tl_jax.cli.main import main
+from tl_jax.pictures import Picture
 
 
 def test_the_task_follows_from_what_the_model_reads(seen: Seen, tiny: Tiny) -> None:
@@ -67,6 +69,37 @@ def test_broken_images_in_a_question(seen: Seen, tuned_on_images: Callable[[str]
     said: list[str] = []
     answers = tl.open_run(lenient.folder, say=said.append).predict([tmp_path / "b.png", good[0], good[1]])
     assert len(answers) == 2 and "1 of 3 images cannot be read and are left out" in said[-1]
+    assert lenient.predict([tmp_path / "b.png"]) == []
+
+
+def test_the_command_goes_on_after_images_none_of_which_can_be_read(
+    tuned_on_images: Callable[[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(predict, "IMAGES_AT_ONCE", 1)
+    run = str(tuned_on_images("probe").folder)
+    paths = [str(tmp_path / name) for name in ("a.png", "b.png", "c.png")]
+    for path in paths[::2]:
+        Image.fromarray(files.pictures(1)[0][0]).save(path)
+    Path(paths[1]).write_text("no image")
+    assert main(["predict", run, *paths, "--corrupt", "skip"]) == 0
+    assert [json.loads(line)["image"] for line in capsys.readouterr().out.splitlines()] == paths[::2]
+    assert main(["predict", run, paths[1], "--corrupt", "skip"]) == 2
+    assert f"{paths[1]} holds no image that can be read" in capsys.readouterr().err
+    assert main(["predict", run, paths[0], str(tmp_path / "list.txt")]) == 2
+    assert f"cannot read {tmp_path / 'list.txt'}: No such file" in capsys.readouterr().err
+
+
+def test_an_image_of_pillow_is_turned_upright_as_its_file_is(
+    tuned_on_images: Callable[[str], Any], tmp_path: Path
+) -> None:
+    lying = Image.fromarray(files.pictures(1)[0][0])
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    lying.save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as opened:
+        pixels = np.asarray(Picture.of(opened).open())
+    assert np.array_equal(pixels, np.asarray(Picture.of(tmp_path / "a.png").open()))
+    assert not np.array_equal(pixels, np.asarray(lying))
 
 
 @pytest.mark.parametrize(

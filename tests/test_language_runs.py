@@ -135,6 +135,8 @@ def test_samples_follow_the_seed(tuned):
     assert first == run.generate(PROMPTS, **warm, seed=1, batch_size=2)  # the place in the list, not in the batch
     parts = [run.generate(PROMPTS[at : at + 3], **warm, seed=1, first=at) for at in (0, 3)]
     assert first == parts[0] + parts[1]
+    with pytest.raises(InputError, match=r"seed must be a whole number .* not 1\.5"):
+        run.generate(PROMPTS, seed=1.5)
 
 
 def test_the_default_method_is_full(place, tmp_path):

@@ -149,3 +149,12 @@ def test_it_is_compared_like_any_method(tiny: Tiny, tmp_path: Path) -> None:
 def test_its_plan_says_so_and_nothing_runs(tiny: Tiny, tmp_path: Path) -> None:
     table = tl.finetune(tiny.mean, tiny.train, method=AUTO, out=tmp_path / "run", dry_run=True, quiet=True)
     assert table.startswith("probe:C=1,at=auto: ") and not (tmp_path / "run").exists()
+
+
+def test_a_run_of_a_plan_that_left_its_cut_open_is_opened_with_that_plan(tiny: Tiny, tmp_path: Path) -> None:
+    model, variables = tl.load(tiny.mean)
+    task = tl.tasks.TextClassification(labels=("account", "billing", "delivery"))
+    plan = tl.methods.parse(AUTO)(task.attach(model), variables, jax.random.key(0))
+    run = tl.finetune(plan, tiny.train, out=tmp_path / "run", quiet=True)
+    texts = [text for text, _ in files.messages(6)]
+    assert tl.open_run(tmp_path / "run", model=plan).predict(texts) == run.predict(texts)

@@ -105,8 +105,8 @@ def generate(
         raise InputError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
     if not prompts:
         return []
-    if not 0 <= seed < 2**32:
-        raise InputError(f"seed must be from 0 to 2**32 - 1, not {seed}")
+    if not (hasattr(seed, "__index__") and 0 <= seed < 2**32):
+        raise InputError(f"seed must be a whole number from 0 to 2**32 - 1, not {seed}")
     table = paths(variables["params"]).get("embeddings/token/embedding")
     rows = 2**31 if table is None else table.shape[0]  # somebody's own network may keep it elsewhere
     for i, prompt in enumerate(prompts, first):

@@ -52,7 +52,13 @@ def _cpu() -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON whole or not at all; raises `InputError` if the disk refuses."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json_text(value, indent=2) + "\n")
+
+
+def json_text(value: Any, **how: Any) -> str:
+    """JSON as people read it; in escapes where it holds what UTF-8 cannot, as names of files in Latin-1 do."""
+    text = json.dumps(value, ensure_ascii=False, **how)
+    return json.dumps(value, **how) if any("\ud800" <= character <= "\udfff" for character in text) else text
 
 
 def write_text(path: Path, text: str) -> None:

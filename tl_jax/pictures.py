@@ -42,6 +42,9 @@ class Picture:
         if isinstance(value, str | Path):
             return cls((folder or Path()) / Path(value).expanduser(), name)
         if is_pillow(value):
+            from PIL import ImageOps
+
+            value = ImageOps.exif_transpose(value)  # upright, as from a file
             value = np.asarray(value if value.mode in ("L", "RGB") else value.convert("RGB"))
         if not is_pixels(value):
             kind = f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else type(value).__name__

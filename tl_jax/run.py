@@ -8,28 +8,32 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from tl_jax import data as data_room
 from tl_jax import pretrained
 from tl_jax.assembly import Assembly, make_plan, with_stored
+from tl_jax.data.opening import NAMES
 from tl_jax.errors import InputError
 from tl_jax.experiment import Experiment, one_of
 from tl_jax.generation import Sampling, generate
 from tl_jax.manifest import read_json
-from tl_jax.methods import merge
+from tl_jax.methods import Plan, merge, parse
 from tl_jax.model import Model
 from tl_jax.model_card import model_card
 from tl_jax.models.families import has_class, reads_images
 from tl_jax.parallel import ANYWHERE, Placement, place_again
 from tl_jax.preparation import checked_pair, digest, divided
 from tl_jax.run_folder import RunFolder, existing_run
+from tl_jax.sweeping import leaves_open
 from tl_jax.tasks import is_labelled, task_class
 from tl_jax.training.checkpoint import Checkpoints
 from tl_jax.training.evaluation import answer, evaluate
 from tl_jax.training.reading import ImageReading, Reading, reading
+from tl_jax.training.state import variables_in
 from tl_jax.training.step import policy_of
 
 Say = Callable[[str], object]
-TRAINABLE, AVERAGE = "trainable/", "average/"  # what `to_flat` puts before the path of a leaf that trains
 
 
 def open_run(folder: str | Path, *, model: Any = None, task: Any = None, say: Say = print) -> Run:
@@ -37,7 +41,7 @@ def open_run(folder: str | Path, *, model: Any = None, task: Any = None, say: Sa
 
     Args:
         model: where its pre-trained weights lie now, if they moved; for a run of a model in memory that model again,
-            as `(model, variables)`.
+            as `(model, variables)`, and for one of a plan that plan again.
         task: a task object with the loss and metrics of your own that the run had; a folder does not hold functions.
         say: takes what there is to tell: a damaged checkpoint, texts that were cut.
 
@@ -49,30 +53,48 @@ def open_run(folder: str | Path, *, model: Any = None, task: Any = None, say: Sa
     if not place.finished:
         raise InputError(f"the run {folder} has not finished: tl-jax finetune --resume --out {folder}")
     manifest = read_json(place.manifest_file)
-    if isinstance(model, tuple):
-        loaded, variables = _same(model, manifest, place)
-    else:
-        pooling, size = manifest["pooling"], experiment.image_size
-        loaded, variables = pretrained.load(place.source(model), pooling=pooling, image_size=size)
     labels = tuple(manifest["labels"])
     if task is None and manifest["loss"]:
         say(f"the run was trained with a loss of its own, {manifest['loss']}; here the loss is the task's")
     task = (task or task_class(manifest["task"])()).with_labels(labels)
-    method = place.method() or experiment.method or ""
-    plan = make_plan(loaded, variables, task, method, seed=experiment.seed)
-    memory = not manifest["model"]["files"]
-    assembly = Assembly.of(plan, task, precision=experiment.precision, loaded=None if memory else variables)
+    if isinstance(model, Plan):
+        plan, loaded = _same_plan(model, manifest, place), None
+    else:
+        pair = _loaded(model, manifest, place, experiment)
+        plan = make_plan(*pair, task, place.method() or experiment.method or "", seed=experiment.seed)
+        loaded = pair[1] if manifest["model"]["files"] else None
+    assembly = Assembly.of(plan, task, precision=experiment.precision, loaded=loaded)
     leaves = _leaves(Checkpoints(place.checkpoints, say=say), assembly, folder, say)
     placement = place_again(experiment.mesh)
     return Run(place, experiment, manifest, assembly, with_stored(assembly, leaves), say, placement)
 
 
-def _same(given: tuple[Any, Any], manifest: Mapping[str, Any], place: RunFolder) -> tuple[Model, Mapping[str, Any]]:
-    """A model in memory, if its variables are those the run was made from."""
+def _loaded(
+    given: Any, manifest: Mapping[str, Any], place: RunFolder, experiment: Experiment
+) -> tuple[Model, Mapping[str, Any]]:
+    """What the run was made from: the model in memory that is given, or read from its files."""
+    if not isinstance(given, tuple):
+        pooling, size = manifest["pooling"], experiment.image_size
+        return pretrained.load(place.source(given), pooling=pooling, image_size=size)
     model, variables = checked_pair(given)
+    _check_same(variables, manifest, place)
+    return model, variables
+
+
+def _same_plan(plan: Plan, manifest: Mapping[str, Any], place: RunFolder) -> Plan:
+    """The plan that is given, if it is the one the run was made from."""
+    _check_same(plan.variables, manifest, place)
+    found = str(manifest.get("method"))
+    if leaves_open(plan.method):
+        return parse(found)(plan.model, plan.variables, jax.random.key(0))
+    if str(plan.method) != found:
+        raise InputError(f"the run {place.path} is one of {found}, and this plan one of {plan.method}")
+    return plan
+
+
+def _check_same(variables: Mapping[str, Any], manifest: Mapping[str, Any], place: RunFolder) -> None:
     if digest(variables) != manifest["model"]["variables"]:
         raise InputError(f"these are not the variables the run {place.path} was made from")
-    return model, variables
 
 
 def _leaves(checkpoints: Checkpoints, assembly: Assembly, folder: str | Path, say: Say) -> Mapping[str, Any]:
@@ -83,12 +105,10 @@ def _leaves(checkpoints: Checkpoints, assembly: Assembly, folder: str | Path, sa
     again = f"tl-jax finetune --resume --out {folder} makes it again"
     last = checkpoints.restore()
     if last is not None:
-        averaged = any(name.startswith(AVERAGE) for name in last.arrays)
-        kept = AVERAGE if averaged else TRAINABLE  # as `state.variables` has it
-        trained = {name.removeprefix(kept): leaf for name, leaf in last.arrays.items() if name.startswith(kept)}
-        if trained.keys() >= assembly.stored:
+        found = variables_in(last.arrays)
+        if found.keys() >= assembly.stored:
             say(f"without the best checkpoint this is the model after the last step, {last.step}; {again}")
-            return {path: trained[path] for path in assembly.stored}
+            return {path: found[path] for path in assembly.stored}
     raise InputError(f"the run {folder} has no good checkpoint left; {again}")
 
 
@@ -182,6 +202,8 @@ class Run:
         if how:
             raise InputError(f"{next(iter(how))} is for language models, and this run tells labels of {self.role}s")
         examples = self._lenient(corrupt).asked(inputs, self._say)
+        if not len(examples):
+            return []  # no image could be read
         batches = self._batches(examples, batch_size, least=True)
         logits = answer(self.model, self.task, self._placed, batches, self.experiment.precision, self._placement)
         named = [self._reading.named(inputs[i]) for i in examples.index]
@@ -304,7 +326,7 @@ class Run:
             raise InputError("this run was trained on data in memory: give evaluate the data to score")
         parts = divided(e)
         named = {"train": parts.train, "validation": parts.validation, "test": parts.test}
-        name = split or ("validation" if parts.test is None else "test")
+        name = ("validation" if parts.test is None else "test") if split is None else NAMES.get(split, split)
         chosen = named.get(name)
         if chosen is None:
             there = ", ".join(name for name, part in named.items() if part is not None)

@@ -95,7 +95,7 @@ class RunFolder:
         if name is None:
             raise InputError(
                 f"the run {self.path} was made from a model in memory, which a folder cannot bring back: "
-                "give it again, tl.open_run(folder, model=(model, variables))"
+                "give it again, tl.open_run(folder, model=(model, variables)), or the plan it was made from"
             )
         try:
             source = pretrained.resolve(name, recorded["revision"] if name == recorded["source"] else None)

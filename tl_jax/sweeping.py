@@ -34,7 +34,7 @@ def settled(
     """
     prefixes = job.prefixes(assembly, say, stop_asked)
     method = assembly.plan.method
-    if not (isinstance(method, Probe) and method.at == AUTO):
+    if not leaves_open(method):
         return assembly, prefixes
     chosen: Method
     if known is not None:
@@ -51,6 +51,11 @@ def settled(
     assert isinstance(chosen, Probe) and chosen.at is not None
     made = _with_method(assembly, chosen)
     return made, replace(prefixes, model=made.model, variables=made.plan.variables, swept=(prefixes, chosen.at))
+
+
+def leaves_open(method: Method) -> bool:
+    """Whether a method has something chosen for it before it trains."""
+    return isinstance(method, Probe) and method.at == AUTO
 
 
 def _with_method(assembly: Assembly, method: Method) -> Assembly:

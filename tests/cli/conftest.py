@@ -35,7 +35,7 @@ class Behind:
     role: str = "text"
     text_column: str = "message"
     metrics: dict[str, Any] = field(default_factory=lambda: {"accuracy": 0.75})
-    summary: dict[str, Any] = field(default_factory=lambda: {"scored_on": "validation"})
+    summary: dict[str, Any] = field(default_factory=lambda: {"scored_on": "validation", "steps": 40})
     manifest: dict[str, Any] = field(default_factory=lambda: {"data": {"examples": {"validation": 31, "test": 1600}}})
 
     def finetune(self, experiment: Experiment, **switches: Any) -> Any:

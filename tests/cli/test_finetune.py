@@ -67,12 +67,17 @@ def test_the_end_says_the_metrics_and_three_commands(behind: Any, capsys: pytest
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("test", "scored on the 1,600 evaluation examples"), (None, "nothing was held out to score on")]
+    ("name", "said"),
+    [
+        ("test", "scored on the 1,600 evaluation examples"),
+        ("validation", "scored on the 31 validation examples"),  # of a probe, which has no steps to choose from
+        (None, "nothing was held out to score on"),
+    ],
 )
 def test_the_end_says_what_was_scored(
     behind: Any, name: str | None, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    behind.summary = {"scored_on": name}
+    behind.summary = {"scored_on": name, "steps": 0}
     assert main(BASE.split()) == 0
     assert capsys.readouterr().err.splitlines()[-1] == said
 
@@ -89,6 +94,8 @@ def test_an_interrupted_run_says_how_it_goes_on(behind: Any, capsys: pytest.Capt
     said = capsys.readouterr().err
     assert "stopped after step 4 of 9, saved; the same command with --resume goes on" in said
     assert "Traceback" not in said
+    assert main([*BASE.split(), "--overwrite"]) == 130
+    assert "the same command with --resume in place of --overwrite goes on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

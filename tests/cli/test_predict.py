@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,23 @@ def test_one_argument_that_names_a_file_is_a_file(behind: Any, tmp_path: Path) -
     assert main(["predict", "runs/x", str(file)]) == 0
     assert main(["predict", "runs/x", str(file), "a text"]) == 0
     assert behind.predicted == [["one", "two"], [str(file), "a text"]]
+
+
+def test_a_pipe_that_the_shell_names_is_a_file(behind: Any) -> None:
+    read, write = os.pipe()
+    os.write(write, b"one\ntwo\n")
+    os.close(write)
+    assert main(["predict", "runs/x", f"/dev/fd/{read}"]) == 0
+    os.close(read)
+    assert behind.predicted == [["one", "two"]]
+
+
+def test_what_utf_8_cannot_hold_comes_back(behind: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """As an argument in Latin-1 is given by Python."""
+    assert main(["predict", "runs/x", "caf\udce9"]) == 0
+    out = capsys.readouterr().out
+    assert "\\udce9" in out and json.loads(out)["text"] == "caf\udce9"
+    assert main(["predict", "runs/x", "caf\udce9", "--format", "table"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,15 @@ def test_the_split_to_train_on_can_be_named():
         data.divide(splits, split="tset")
 
 
+def test_a_split_that_is_there_alone_is_trained_on_only_if_it_is_no_other():
+    """As where a file beside it is called training.csv."""
+    with pytest.raises(InputError, match="has only a split named test: --split test trains on it"):
+        data.divide(data.open({"test": TRAIN}))
+    assert data.divide(data.open({"test": TRAIN}), split="test").test is None
+    with pytest.raises(InputError, match=r"^there is only a split named validation: the validation split chooses"):
+        data.divide(data.open({"dev": TRAIN}))
+
+
 @pytest.mark.parametrize("part", ["validation", "test"])
 def test_labels_that_training_never_saw(part):
     with pytest.raises(InputError, match=r"labels that training never saw: 'c' \(1\)"):

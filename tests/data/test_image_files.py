@@ -101,6 +101,10 @@ def test_plain_names_and_grey_images(tmp_path: Path, rng: np.random.Generator) -
             {"images": np.zeros((2, 3, 3), np.uint8), "labels": np.array([0, 2]), "class_names": np.array(["a", "b"])},
             "labels holds 2, and class_names has 2 entries",
         ),
+        (
+            {"images": np.zeros((2, 3, 3), np.uint8), "labels": np.array([-1, 1]), "class_names": np.array(["a", "b"])},
+            "labels holds -1, and class_names has 2 entries",
+        ),
         ({"images": np.array([None, "x"], object)}, "cannot be read as an .npz file"),
     ],
 )
@@ -200,3 +204,25 @@ def test_few_images_are_called_images() -> None:
     images, labels = files.pictures(9)
     division = data.divide(data.open({"image": images, "label": labels}), images=True)
     assert all("text" not in note for note in division.notes)
+
+
+def test_what_is_in_the_images_of_a_table_counts(tmp_path: Path) -> None:
+    """A table of the same paths over other images is other data."""
+    files.write_folder(tmp_path / "set", 30)
+    rows = [f"{path.relative_to(tmp_path)},{path.parent.name}" for path in sorted((tmp_path / "set").rglob("*.png"))]
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(["file,label", *rows]))
+
+    def prints() -> tuple[str, str]:
+        found = data.divide(data.open(table), images=True)
+        assert found.validation is not None and found.train.where(0).endswith("table.csv, line 2")
+        return found.train.fingerprint, found.validation.fingerprint
+
+    before = prints()
+    assert prints() == before
+    shutil.move(tmp_path / "set", tmp_path / "moved")
+    table.write_text(table.read_text().replace("set/", "moved/"))
+    assert prints() == before
+    trained = data.divide(data.open(table), images=True).train.column("file")[0]
+    Image.fromarray(np.full((9, 9, 3), 7, np.uint8)).save(trained.source)
+    assert prints() != before

@@ -5,6 +5,7 @@ The images are arrays: steps are `tl.train_step` itself.
 
 from __future__ import annotations
 
+import shutil
 import zlib
 from pathlib import Path
 from typing import Any
@@ -151,5 +152,12 @@ def test_a_run_keeps_statistics_with_its_best_weights(tmp_path: Path, seed: int)
     assert digests(again.variables) == after
     asked = ["my card is", "my parcel went away"]
     assert again.predict(asked) == run.predict(asked)
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "best")
+    said: list[str] = []
+    last = tl.open_run(tmp_path / "run", model=(model, loaded), say=said.append)
+    assert "without the best checkpoint this is the model after the last step, 8" in said[-1]
+    assert {path for path, bits in digests(last.variables).items() if bits != before[path]} == {
+        path for path, bits in after.items() if bits != before[path]
+    }
     tl.save(tmp_path / "saved", run.model, run.variables)
     assert digests(tl.load(tmp_path / "saved", model=run.model)[1]) == after

@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         outcome = compare(**wanted, **switches)
     except Interrupted as stop:
-        raise KeyboardInterrupt(f"{stop}; the same command with --resume goes on") from stop
+        raise KeyboardInterrupt(f"{stop}; {console.goes_on(switches)}") from stop
     print(outcome)
     if "dry_run" not in switches:
         print(f"\nthe curve: {outcome.picture}")

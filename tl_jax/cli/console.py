@@ -28,6 +28,12 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def goes_on(switches: Mapping[str, Any]) -> str:
+    """How a command that was stopped goes on; `switches` are those it was given."""
+    instead = " in place of --overwrite" if "overwrite" in switches else ""
+    return f"the same command with --resume{instead} goes on"
+
+
 @contextmanager
 def writing(folder: str) -> Iterator[None]:
     """What the disk refuses while `folder` is written is the user's to mend; raises `InputError`."""

@@ -9,10 +9,10 @@ Examples:
 from __future__ import annotations
 
 import argparse
-import json
 
 from tl_jax.cli import console, flags
 from tl_jax.cli.values import one_of
+from tl_jax.manifest import json_text
 
 HELP = "score a run on labelled examples"
 CHOICES = ("--data", "--split", "--text-column", "--image-column", "--label-column", "--batch-size", "--corrupt")
@@ -48,5 +48,5 @@ def run(args: argparse.Namespace) -> int:
     opened = open_run(args.run_folder, model=getattr(args, "model", None), say=console.say)
     metrics = opened.evaluate(**flags.given(args, CHOICES))
     as_json = getattr(args, "format", "table") == "json"
-    print(json.dumps(metrics, ensure_ascii=False, indent=2) if as_json else console.scores(metrics))
+    print(json_text(metrics, indent=2) if as_json else console.scores(metrics))
     return 0

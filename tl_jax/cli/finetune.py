@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         outcome = finetune(experiment, **switches)
     except Interrupted as stop:
-        raise KeyboardInterrupt(f"{stop}; the same command with --resume goes on") from stop
+        raise KeyboardInterrupt(f"{stop}; {console.goes_on(switches)}") from stop
     if "dry_run" in switches:
         print(outcome)
         return 0
@@ -74,9 +74,10 @@ def _scored_on(outcome: Any) -> str:
     """Which examples the figures are of: those that chose the best checkpoint flatter it."""
     name = outcome.summary["scored_on"]
     count = outcome.manifest["data"]["examples"].get(name, 0)
-    if name == "validation":
+    if name == "validation" and outcome.summary["steps"]:
         return f"scored on the {count:,} validation examples, which also chose the best step: --eval-data is fairer"
-    return f"scored on the {count:,} evaluation examples" if name else "nothing was held out to score on"
+    kind = "validation" if name == "validation" else "evaluation"
+    return f"scored on the {count:,} {kind} examples" if name else "nothing was held out to score on"
 
 
 def _experiment(source: str | Path | None, wanted: dict[str, Any], *, resume: bool) -> Experiment:

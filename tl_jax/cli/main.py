@@ -38,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the arguments without the program's name; None takes the process's own.
     """
+    if hasattr(sys.stdout, "reconfigure"):  # what it cannot encode, such as a file's name in Latin-1, is no fault
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
             return _run(list(sys.argv[1:] if argv is None else argv))

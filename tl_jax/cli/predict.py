@@ -16,18 +16,18 @@ Of a folder all images are asked about, also those in folders inside it. A text 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tl_jax.cli import console, flags
 from tl_jax.cli.values import one_of
 from tl_jax.errors import InputError, did_you_mean
+from tl_jax.manifest import json_text
 
 HELP = "ask a run about texts or images"
 CHOICES = ("--batch-size", "--corrupt")
@@ -86,14 +86,15 @@ def run(args: argparse.Namespace) -> int:
         asked, at_once = texts, AT_ONCE
     show = _table if getattr(args, "format", "jsonl") == "table" else _lines
     how = flags.given(args, CONTINUING)
-    count = 0
+    count = answered = 0
     while some := list(islice(asked, at_once)):
         drawn = {**how, "first": count} if how else {}
-        print(show(opened.predict(some, **flags.given(args, CHOICES), **drawn)), flush=True)
-        count += len(some)
-    if count == 0:
+        if answers := opened.predict(some, **flags.given(args, CHOICES), **drawn):
+            print(show(answers), flush=True)
+        count, answered = count + len(some), answered + len(answers)
+    if not answered:
         named = ", ".join(args.texts) if opened.role == "image" and args.texts else _named(source)
-        raise InputError(f"{named} holds no {opened.role}")
+        raise InputError(f"{named} holds no {opened.role}" + (" that can be read" if count else ""))
     return 0
 
 
@@ -126,7 +127,7 @@ def _source(texts: list[str]) -> str | None:
     if len(texts) > 1:
         return None
     (text,) = texts
-    if os.path.isfile(text):
+    if os.path.exists(text) and not os.path.isdir(text):  # a pipe of the shell's too
         return text
     if text.lower().endswith((*TABLES, ".txt")) and not any(character.isspace() for character in text):
         folder = os.path.dirname(text) or "."
@@ -144,7 +145,7 @@ def _read(source: str, column: str) -> Iterator[str]:
         return
     if source == "-" and sys.stdin.isatty():
         console.say("a text on each line; Ctrl-D ends")
-    with nullcontext(sys.stdin.buffer) if source == "-" else open(source, "rb") as lines:
+    with nullcontext(sys.stdin.buffer) if source == "-" else _opened(source) as lines:
         for number, line in enumerate(lines, 1):
             try:
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
@@ -152,12 +153,19 @@ def _read(source: str, column: str) -> Iterator[str]:
                 raise InputError(f"{_named(source)}, line {number}: not UTF-8 text") from error
 
 
+def _opened(path: str) -> BinaryIO:
+    try:
+        return open(path, "rb")
+    except OSError as e:
+        raise InputError(f"cannot read {path}: {e.strerror or e}") from None
+
+
 def _named(source: str | None) -> str:
     return "standard input" if source == "-" else repr(source)
 
 
 def _lines(answers: Iterable[Mapping[str, Any]]) -> str:
-    return "\n".join(json.dumps(answer, ensure_ascii=False) for answer in answers)
+    return "\n".join(map(json_text, answers))
 
 
 def _table(answers: Iterable[Mapping[str, Any]]) -> str:

@@ -141,6 +141,11 @@ def pictures(dataset: Dataset, column: str) -> list[Picture]:
     return [Picture.of(value, dataset.folder) for value in values]
 
 
+def with_pictures(dataset: Dataset, column: str) -> Dataset:
+    """The data set with the images of a column as `Picture`s, so that what is in them counts, and not their paths."""
+    return dataset.replaced(column, pictures(dataset, column))
+
+
 def _images_by_content(dataset: Dataset, label: str | None) -> tuple[str, str]:
     columns = {name: dataset.column(name) for name in dataset.columns if name != label}
     known = [name for name, values in columns.items() if any(isinstance(v, Picture) for v in values)]

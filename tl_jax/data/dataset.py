@@ -84,16 +84,24 @@ class Dataset:
         part._places = tuple(places[i] for i in chosen)
         return part
 
+    def replaced(self, name: str, values: Sequence[Any]) -> Dataset:
+        """The same examples with other values in one column."""
+        other = Dataset(
+            {**self._columns, name: values}, name=self.name, source=self.source, lines=self._lines, folder=self.folder
+        )
+        other._places = self._places
+        return other
+
     def where(self, i: int) -> str:
         """Where example `i` comes from, in words: "tickets.csv, line 7"; without a file "in memory, example 5".
 
-        An image says so itself.
+        An image that no line names says so itself.
         """
+        if self._lines is not None:
+            return f"{self.source}, line {self._lines[i]}"
         for values in self._columns.values():
             if isinstance(values[i], Picture):
                 return str(values[i].name)
-        if self._lines is not None:
-            return f"{self.source}, line {self._lines[i]}"
         return f"{self.source}, example {i if self._places is None else self._places[i]}"
 
     @cached_property

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from tl_jax.data.columns import Columns, infer_columns, infer_completions, infer_image_columns, pictures, texts
+from tl_jax.data.columns import (
+    Columns,
+    infer_columns,
+    infer_completions,
+    infer_image_columns,
+    pictures,
+    texts,
+    with_pictures,
+)
 from tl_jax.data.dataset import Dataset
 from tl_jax.data.labels import class_names, class_numbers, label_texts
 from tl_jax.data.opening import Splits
@@ -52,16 +60,23 @@ def divide(
     name = split or ("train" if "train" in data else "")
     whole = data[name] if name else data.only
     if whole is data.get("validation"):
-        raise InputError(f"--split {split}: the validation split chooses the best checkpoint and cannot be trained on")
+        asked = "there is only a split named validation" if split is None else f"--split {split}"
+        raise InputError(f"{asked}: the validation split chooses the best checkpoint and cannot be trained on")
+    if split is None and whole is data.get("test"):
+        raise InputError(f"{data.source} has only a split named test: --split test trains on it")
+    validation, test = data.get("validation"), data.get("test")
+    test = to_score(eval_data) if eval_data is not None else None if test is whole else test
     columns: Columns
     if images:
         columns = infer_image_columns(whole, image_column, label_column)
+        whole = with_pictures(whole, columns.input)
+        validation, test = (None if part is None else with_pictures(part, columns.input) for part in (validation, test))
     else:
         columns = (infer_columns if labelled else infer_completions)(whole, text_column, label_column)
     class_column = columns.label if labelled else None
     labels = class_names(label_texts(whole, class_column), whole.source) if class_column is not None else ()
     notes: list[str] = []
-    train, validation = whole, data.get("validation")
+    train = whole
     if validation is None:
         seen = pictures(whole, columns.input) if images else None
         held = holdout(whole, columns.input, class_column, images=seen)
@@ -71,10 +86,6 @@ def divide(
         known = [""] * len(train) if class_column is None else label_texts(train, class_column)
         chosen = shots_of(known, shots, seed) if shots is not None else fraction_of(known, fraction or 0.0, seed)
         train, notes = train.select(chosen.indices), [*notes, *chosen.notes]
-    test = data.get("test")
-    test = None if test is whole else test
-    if eval_data is not None:
-        test = to_score(eval_data)
     for part in (validation, test):
         if part is not None and class_column is not None:
             class_numbers(label_texts(part, class_column), labels, part.source)

@@ -122,7 +122,8 @@ def _of_arrays(path: Path, file: Mapping[str, Any], key: str, classes: Any) -> D
             raise InputError(f"{path}: {theirs} is {list(labels.shape)} for {len(images)} images")
         if classes is not None and labels.dtype.kind in "iu":
             if labels.min() < 0 or labels.max() >= len(classes):
-                raise InputError(f"{path}: {theirs} holds {labels.max()}, and class_names has {len(classes)} entries")
+                wrong = labels.min() if labels.min() < 0 else labels.max()
+                raise InputError(f"{path}: {theirs} holds {wrong}, and class_names has {len(classes)} entries")
             labels = classes[labels]
         columns["label"] = labels.tolist()
     return Dataset(columns, name=path.stem, source=str(path), folder=path.parent)

@@ -50,7 +50,8 @@ def prepare_images(
     """Encode images, with their targets where there are any; an example's index is its place in `pictures`.
 
     Every image is opened, and those that cannot be read are told of together: `corrupt` "refuse" raises `InputError`
-    with their names, "skip" leaves them out. Where there is no room to keep all they are opened again for each batch.
+    with their names, "skip" leaves them out, though not all where there are targets. Where there is no room to keep
+    them they are opened again for each batch.
     """
     shape = (len(pictures), *processor.shape)
     arrays = store.find(key := _key(pictures, processor))
@@ -74,7 +75,7 @@ def prepare_images(
             f"{len(faults):,} of {len(pictures):,} images cannot be read (--corrupt skip leaves them out):\n"
             + _listed(faults)
         )
-    if not good.any():
+    if targets is not None and not good.any():
         raise InputError(f"none of the {len(pictures):,} images can be read:\n" + _listed(faults))
     places = np.flatnonzero(good)
     wanted = np.zeros(len(pictures), np.int32) if targets is None else np.asarray(targets)

@@ -133,6 +133,14 @@ def to_flat(state: State) -> dict[str, Any]:
     return {**flat, "step": state.step, "key": jax.random.key_data(state.key)}
 
 
+def variables_in(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """`{path: array}` of the variables in what `to_flat` made, those of `variables`: the average where there is one."""
+    best = "average" if any(name.startswith("average/") for name in flat) else "trainable"
+    split = [(*name.partition("/")[::2], leaf) for name, leaf in flat.items()]
+    trained = {path: leaf for tree, path, leaf in split if tree == best}
+    return trained | {f"{STATISTICS}/{path}": leaf for tree, path, leaf in split if tree == "statistics"}
+
+
 def from_flat(template: State, flat: Mapping[str, Any]) -> State:
     """`template` (a fresh state of the same plan) with the values of `flat`, as `to_flat` named them.
 
