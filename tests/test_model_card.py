@@ -57,8 +57,30 @@ def test_a_hub_name_is_the_base_model_and_a_run_without_examples_held_out_has_no
     tuned: Callable[[str], Any],
 ) -> None:
     run = tuned("probe")
-    manifest = {**run.manifest, "model": {"revision": "0123"}}
+    manifest = {**run.manifest, "model": {"revision": "0123", "source": "org/name"}}
     summary = {"scored_on": None, "metrics": {}, "steps": 40}
     card = model_card(replace(run.experiment, model="org/name"), manifest, summary, "hf")
     assert front(card)["base_model"] == "org/name" and "from org/name with" in card
     assert "40 steps of" in card and "accuracy |" not in card
+    # In memory it is the same model.
+    again = model_card(replace(run.experiment, model="in memory: org/name"), manifest, summary, "hf")
+    assert front(again)["base_model"] == "org/name" and "from org/name with" in again
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [("./Qwen2.5-0.5B", "Made from Qwen2.5-0.5B with"), (None, "Made from a network in memory with")],
+)
+def test_what_it_was_made_from(source: str | None, said: str, tuned: Callable[[str], Any]) -> None:
+    run = tuned("probe")
+    manifest = {**run.manifest, "model": {**run.manifest["model"], "source": source}}
+    card = model_card(replace(run.experiment, out="runs/v1.2"), manifest, run.summary, "hf")
+    assert said in card and "\n# v1.2\n" in card
+
+
+def test_a_solved_probe_has_no_best_step(tuned: Callable[[str], Any]) -> None:
+    for method, chosen in (("probe", False), ("full", True)):
+        run = tuned(method)
+        summary = {**run.summary, "scored_on": "validation"}
+        card = model_card(run.experiment, run.manifest, summary, "hf")
+        assert ("which also chose the best step" in card) == chosen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -77,7 +78,9 @@ def finetune(
                 return interrupt.requested
 
             known = place.method() if going_on else None
+            began = time.monotonic()
             job, prefixes = _settled(job, events.message, stop_asked, known)
+            settling = time.monotonic() - began
             events.message(_table(job))
             checkpoints = Checkpoints(place.checkpoints, say=events.message)
             if going_on and place.finished and (run := _opened(place, job, checkpoints, quiet)):
@@ -103,6 +106,7 @@ def finetune(
                 where=job.where,
                 placement=job.placement,
             )
+            record["seconds"] += settling
         run = _opened(place, job, checkpoints, quiet)
         if run is None:
             raise InputError(

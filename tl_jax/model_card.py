@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tl_jax.experiment import Experiment
-from tl_jax.preparation import stem
+from tl_jax.preparation import short_name
 
 _IMAGES = """from transformers import pipeline
 
@@ -44,8 +44,9 @@ def model_card(experiment: Experiment, manifest: Mapping[str, Any], summary: Map
     `form` is what the folder is: "hf", "sentence-transformers", "tl_jax" for a family of which transformers has no
     class, or "own" for somebody's own network. Nothing of this machine is in it: of files and folders only their names.
     """
-    labels, base = manifest["labels"], str(experiment.model)
+    labels, base = manifest["labels"], manifest["model"]["source"]
     on_hub = bool(manifest["model"].get("revision"))
+    origin = "a network in memory" if base is None else base if on_hub else short_name(base)
     images = "image" in manifest["columns"]
     inputs = "images" if images else "texts"
     tag = f"{inputs[:-1]}-classification" if labels else "text-generation"
@@ -61,17 +62,16 @@ def model_card(experiment: Experiment, manifest: Mapping[str, Any], summary: Map
         *(f"{key}: {json.dumps(value)}" for key, value in front.items()),  # JSON is YAML
         "---",
         "",
-        f"# {stem(experiment.out or '')}",
+        f"# {short_name(experiment.out or '')}",
         "",
         (f"Tells {len(labels)} labels of {inputs} apart: {', '.join(labels)}. " if labels else "Continues texts. ")
-        + "Made from "
-        f"{base if on_hub else stem(base)} with tl_jax {manifest['tl_jax']} by {how}.",
+        + f"Made from {origin} with tl_jax {manifest['tl_jax']} by {how}.",
         "",
     ]
     on = summary["scored_on"]
     if on:
         count = manifest["data"]["examples"][on]
-        chose = ", which also chose the best step" if on == "validation" else ", scored once, at the end"
+        chose = ", which also chose the best step" if on == "validation" and steps else ", scored once, at the end"
         lines += [f"On {count:,} {on} examples{chose}:", "", "| | |", "|---|---|"]
         lines += [f"| {key} | {summary['metrics'][key]:.4f} |" for key in _SHOWN if key in summary["metrics"]]
         lines += ["", *_by_class(summary["metrics"].get("per_class", {}))]

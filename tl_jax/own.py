@@ -50,21 +50,34 @@ class Calling:
         keys: Mapping[str, str],
         reads: str | Sequence[str] | None,
         writes: str | Sequence[str],
+        told: Sequence[str] = (),
     ) -> Calling:
-        """From the arguments of a network; `keys` says which state key an argument's name stands for."""
+        """From the arguments of a network; `keys` says which state key an argument's name stands for.
+
+        `told` are arguments that are no arrays and go in by name, beside the mode.
+        """
         mode = next((p.name for p in parameters if p.name in _MODES), None)
-        arrays = [p for p in parameters if p.name != mode]
+        arrays = [p for p in parameters if p.name not in (mode, *told)]
         writes = (writes,) if isinstance(writes, str) else tuple(writes)
         if reads is None:
             taken = _by_name(what, arrays, keys)
             return cls(what, tuple(keys[name] for name in taken), writes, taken, mode)
         reads = (reads,) if isinstance(reads, str) else tuple(reads)
         try:
-            inspect.Signature(arrays).bind(*reads)
+            taken = tuple(inspect.Signature(arrays).bind(*reads).arguments)
         except TypeError as e:
             names = ", ".join(p.name for p in arrays)
             raise InputError(f"{what} takes ({names}), which does not fit reads={list(reads)}: {e}") from None
-        return cls(what, reads, writes, None, mode)
+        first = [p.name for p in parameters][: len(taken)]
+        if first == list(taken):
+            return cls(what, reads, writes, None, mode)
+        # What goes in by name stands before an array, so that the arrays must too.
+        if stiff := [p.name for p in arrays if p.name in taken and p.kind is not p.POSITIONAL_OR_KEYWORD]:
+            before = next(name for name in first if name not in taken)
+            raise InputError(
+                f"{what} takes {before} before {stiff[0]}, which has no name to be given by: put it behind"
+            )
+        return cls(what, reads, writes, taken, mode)
 
     def arguments(self, arrays: Sequence[Any], train: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and named arguments of the call."""
@@ -212,8 +225,7 @@ class FunctionNetwork:
         if not parameters:
             raise InputError(f"{what} takes no argument: the first must be its params")
         takes_key = any(p.name == "key" for p in parameters[1:])
-        rest = [p for p in parameters[1:] if p.name != "key"]
-        calling = Calling.of(what, rest, keys, reads, writes)
+        calling = Calling.of(what, parameters[1:], keys, reads, writes, told=("key",))
         if takes_key and calling.mode is None:
             raise InputError(f"{what} takes a key to draw from and {_NO_MODE}")
         return cls(function, calling, tuple(_specs(what, variables["params"])), takes_key)

@@ -44,6 +44,8 @@ _OF_STEPS = (
 _OF_TEXTS = ("text_column", "max_length")
 _OF_IMAGES = ("image_column", "augment", "corrupt")
 _TEXTS, _IMAGES = "text_classification", "image_classification"  # tasks, by what a model reads
+# Files: a folder's name may have a dot too, as in Qwen2.5-0.5B.
+_KINDS = (".csv", ".tsv", ".jsonl", ".txt", ".npz", ".safetensors", ".bin", ".pt", ".pth", ".th", ".msgpack")
 _IN_MEMORY = "in memory"  # what an object is called in an experiment
 
 
@@ -155,7 +157,7 @@ def request(model: Any, data: Any, settings: Mapping[str, Any], what: str = "fin
         keep_compilations()
     if experiment.out is None:
         kind = settings["method"].partition(":")[0]
-        experiment = dataclasses.replace(experiment, out=f"runs/{stem(experiment.data or '')}-{kind}")
+        experiment = dataclasses.replace(experiment, out=f"runs/{short_name(experiment.data or '')}-{kind}")
     return Request(experiment, note=note, **objects)
 
 
@@ -248,7 +250,14 @@ def load_for(asked: Request, task: Any) -> tuple[Model, Any]:
 
 
 def check_settings(plan: Plan, recipe: Recipe, task: Any, batches: data_room.TrainBatches) -> None:
-    """Raise `InputError` for settings that do not go together, before a step is made."""
+    """Raise `InputError` for what does not go together, before a step is made."""
+    if plan.solver is not None:
+        seen = set(batches.examples.targets.tolist())
+        if empty := [label for i, label in enumerate(task.labels) if i not in seen]:
+            raise InputError(
+                f"{plan.method.name} solves logistic regression, which needs an example of every class; the training "
+                f"data have none of {', '.join(map(repr, empty[:5]))}{', …' if len(empty) > 5 else ''}"
+            )
     if plan.stepped:
         recipe.rates(recipe.total(batches.steps_per_epoch))
     elif task.loss is not None:
@@ -405,6 +414,11 @@ def _name(role: str, value: Any) -> str:
     return f"{_IN_MEMORY}: " + " ".join(f"{name} {part.fingerprint[:12]}" for name, part in splits.items())
 
 
-def stem(data: str) -> str:
-    """What data, or a model, are called in short: the name of their file or folder."""
-    return "data" if data.startswith(_IN_MEMORY) else Path(data).resolve().stem
+def short_name(place: str) -> str:
+    """What data, a model or a run are called in short: the name of their folder, or of their file without its kind."""
+    if place.startswith(_IN_MEMORY):
+        return "data"
+    file, colon, part = place.rpartition(":")  # a set within a file: digits.npz:usps
+    file, part = (file, f"-{part}") if colon and Path(file).suffix.lower() in _KINDS else (place, "")
+    path = Path(file).resolve()
+    return (path.stem if path.suffix.lower() in _KINDS else path.name) + part

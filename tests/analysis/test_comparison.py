@@ -212,6 +212,7 @@ def test_the_two_doors(tiny: Tiny, tmp_path: Path) -> None:
     assert found.results.methods == ("probe:C=0.1", "probe") and {c.seed for c in found.results.cells} == {5}
     assert any("which also chose the best step" in note for note in found.notes)
     assert any("one seed gives no interval" in note for note in found.notes)
+    assert not any("scratch" in note for note in found.notes)
 
 
 def test_a_diverging_cell_is_named_and_a_diverging_rate_passed_over(
@@ -228,6 +229,14 @@ def test_a_diverging_cell_is_named_and_a_diverging_rate_passed_over(
     monkeypatch.setattr(running, "RATES", (1e30,))
     with pytest.raises(tl.Diverged, match=r"scratch diverged at every learning rate of 1e\+30"):
         compared(tiny, tmp_path / "e", methods="scratch", **few)
+
+
+def test_the_rates_that_scratch_may_choose_are_its_optimisers(tiny: Tiny, tmp_path: Path) -> None:
+    """A hundred times AdamW's for SGD, as its own default is: else scratch would be held back."""
+    few = {"methods": "scratch", "shots": "4", "seeds": 1, "steps": 2, "optimizer": "sgd"}
+    compared(tiny, tmp_path / "c", **few)
+    names = {path.name for path in (tmp_path / "c" / "cells").iterdir()}
+    assert names == {"scratch-4-0-lr=0.1.json", "scratch-4-0-lr=0.3.json"}
 
 
 def test_a_dry_run_writes_nothing(tiny: Tiny, tmp_path: Path) -> None:

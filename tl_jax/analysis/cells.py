@@ -6,6 +6,7 @@ cell of a method serves all its others, whatever their size, seed, rate or budge
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -161,7 +162,9 @@ class Bench:
         store = InMemory()
         with Events(quiet=True) as events:  # cells have no voice of their own
             say, drawn = events.message, batches.examples
+            began = time.monotonic()
             assembly, prefixes = settled(self.job, ready.assembly, drawn, say, stop_asked, seed=cell.seed)
+            settling = time.monotonic() - began  # `probe:at=auto` sweeps all layers there
             record = fit(
                 assembly.plan,
                 assembly.model,
@@ -195,7 +198,8 @@ class Bench:
             seed=cell.seed,
             score=float(metrics[monitor]),
             examples=len(batches.examples),
-            seconds=record["seconds"] - record.get("compile_seconds", 0.0),  # which all cells of a method share
+            # Compiling is what all cells of a method share.
+            seconds=settling + record["seconds"] - record.get("compile_seconds", 0.0),
             parameters=_trained(assembly.plan),
             learning_rate=recipe.rate if assembly.plan.stepped else None,
         )

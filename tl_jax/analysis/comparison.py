@@ -107,7 +107,7 @@ def compare(
         kind = "a plan" if isinstance(model, Plan) else "an experiment"
         raise InputError(f"compare makes plans and experiments itself: give it a model, not {kind}")
     asked = preparation.request(model, data, {**settings, "method": next(iter(chosen.values()))}, what="compare")
-    short = preparation.stem(asked.experiment.data or "")
+    short = preparation.short_name(asked.experiment.data or "")
     folder = ComparisonFolder(settings.get("out") or f"runs/{short}-compare")
     if not dry_run:
         folder.check_free(resume=resume, overwrite=overwrite)
@@ -157,16 +157,16 @@ def _methods(given: str | Sequence[str | Method]) -> dict[str, Method]:
 def _notes(bench: Bench, wanted: tuple[int | None, ...], numbers: tuple[int, ...]) -> tuple[str, ...]:
     """What a reader of the table should know."""
     notes: list[str] = []
+    scratch = any(map(is_scratch, bench.methods))
     for size in wanted:
         _, told = bench.chosen(size, numbers[0])
         notes += told
     if bench.scored is bench.job.validation:
-        rate = f" and the learning rate of {SCRATCH}" if any(map(is_scratch, bench.methods)) else ""
+        rate = f" and the learning rate of {SCRATCH}" if scratch else ""
         notes.append(f"scores are of the validation examples, which also chose the best step{rate}: give --eval-data")
     if bench.job.validation is None:
-        notes.append(
-            f"nothing was held out to choose by: {SCRATCH} has its usual rate, and the last step is the result"
-        )
+        usual = f"{SCRATCH} has its usual rate, and " if scratch else ""
+        notes.append(f"nothing was held out to choose by: {usual}the last step is the result")
     if len(numbers) == 1:
         notes.append("one seed gives no interval: nothing can be told from chance; --seeds 3 can")
     return tuple(notes)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from tl_jax.analysis.cells import Bench, Cell, Scored
 from tl_jax.analysis.folder import ComparisonFolder
 from tl_jax.analysis.results import SCRATCH, is_scratch
+from tl_jax.training.defaults import rate_scale
 from tl_jax.training.loop import Diverged, Interrupted
 
 # Random weights want another rate than pre-trained ones: scratch chooses its own, once, on validation.
-RATES = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3)
+RATES = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3)  # of AdamW
 
 Say = Callable[[str], object]
 
@@ -77,12 +78,14 @@ def all_cells(
 def _trials(run: Runner, size: int | None, seed: int) -> dict[Cell, Scored]:
     """Scratch at each rate that does not diverge; raises `Diverged` if all do."""
     trials = {}
-    for i, rate in enumerate(RATES, 1):
+    scale = rate_scale(run.bench.job.experiment.optimizer)
+    rates = [float(f"{scale * rate:.3g}") for rate in RATES]  # as they are told, and found again in the folder
+    for i, rate in enumerate(rates, 1):
         cell = Cell(SCRATCH, size, seed, rate)
         try:
-            trials[cell] = run(cell, f"rate {i} of {len(RATES)} for {SCRATCH}", trial=True)
+            trials[cell] = run(cell, f"rate {i} of {len(rates)} for {SCRATCH}", trial=True)
         except Diverged as e:
             run.say(str(e))
     if not trials:
-        raise Diverged(f"{SCRATCH} diverged at every learning rate of {', '.join(f'{rate:g}' for rate in RATES)}")
+        raise Diverged(f"{SCRATCH} diverged at every learning rate of {', '.join(f'{rate:g}' for rate in rates)}")
     return trials

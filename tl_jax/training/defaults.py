@@ -44,10 +44,14 @@ def default_schedule(method: str) -> str:
 
 
 def peak_rate(method: str, parameters: int, optimizer: str = "adamw") -> float:
-    """The peak learning rate of a method on a model of that many parameters.
+    """The peak learning rate of a method on a model of that many parameters."""
+    small, other = RATES.get(method, _OTHER)
+    return (small if parameters < _SMALL else other) * rate_scale(optimizer)
+
+
+def rate_scale(optimizer: str) -> float:
+    """What an optimiser's learning rates are to those of AdamW.
 
     Lion wants a tenth of Adam's (Chen et al. 2023); SGD, whose updates are not normalised, a hundred times as much.
     """
-    small, other = RATES.get(method, _OTHER)
-    scale = {"lion": 0.1, "sgd": 100.0}.get(optimizer, 1.0)
-    return (small if parameters < _SMALL else other) * scale
+    return {"lion": 0.1, "sgd": 100.0}.get(optimizer, 1.0)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tl_jax.data import Examples, ImageBatches, TrainBatches
+from tl_jax.errors import InputError
 from tl_jax.methods.plan import cut_of
 from tl_jax.model import Model
 from tl_jax.rules import paths
@@ -65,7 +66,11 @@ class Sources:
     def of_solved(self, head: str) -> tuple[Any, Check | None]:
         """The `pooled` features `[N, D]` of the training examples, for a solver, and validation of its solution."""
         train = self.prefixes.features(head, self.train.examples)
-        assert train is not None  # `pooled` is little, and kept in memory at least
+        if train is None:
+            raise InputError(
+                f"solving the head needs room for a vector of each of {len(self.train.examples):,} examples: free disk "
+                "and keep the cache, or step the head with --method last_layers:k=0"
+            )
         self._say_of_changes("the head is solved on the images as they are")
         return train.features["pooled"].values, self._check(head if self.prefixes.keep else None)
 
