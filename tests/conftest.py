@@ -27,6 +27,7 @@ from hypothesis import HealthCheck, settings
 
 from tests import images as image_files
 from tests import tiny as tiny_files
+from tests.shell import Shell
 from tl_jax import heap
 
 # Toy models spend their time in XLA's optimiser: without it a test takes half of the CPU. Set before jax is imported,
@@ -138,6 +139,41 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tiny_files.Tiny:
 def tuned(tiny: tiny_files.Tiny) -> Callable[[str], Any]:
     """`tuned("lora:rank=4")` is the finished run of that method on the tiny files, made once; nobody changes it."""
     return cache(lambda method: tiny_files.tune(tiny, tiny.folder / "runs" / method.replace(":", "-"), method))
+
+
+@pytest.fixture
+def shell(tiny: tiny_files.Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Shell:
+    """`tl-jax` in this process, beside the tiny files."""
+    return Shell(tiny, tmp_path, capsys)
+
+
+@pytest.fixture(scope="session")
+def finished(tiny: tiny_files.Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one epoch, whose model and data are copies that may be spoilt: see `copied`."""
+    folder = tmp_path_factory.mktemp("finished")
+    shutil.copytree(tiny.mean, folder / "model")
+    shutil.copy(tiny.train, folder / "train.csv")
+    import tl_jax as tl  # heavy
+
+    tl.finetune(
+        folder / "model",
+        folder / "train.csv",
+        out=folder / "run",
+        quiet=True,
+        **tiny_files.settings(tiny_files.HEAD, lr=1e-2, epochs=1),
+    )
+    return folder
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, at its old place relative to the directory the commands run in."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    for name in ("experiment.json", "manifest.json"):
+        file = tmp_path / "run" / name
+        file.write_text(file.read_text().replace(str(finished), str(tmp_path)))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,46 +19,17 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_recall
 
 import tl_jax as tl
 from tests import tiny as files
+from tests.answers import TEXTS, close, lines, probabilities
 from tests.conftest import SEED, some
 from tests.tiny import HEAD, METHODS, Tiny
-from tl_jax import rules
 from tl_jax.cli.main import main
-from tl_jax.training import interrupt
-from tl_jax.training.checkpoint import Checkpoints
 
 DRAWN = sorted(METHODS)[SEED % len(METHODS)]
-TEXTS = ["my parcel is late", "i was charged twice", ""]
-
-
-def lines(run: Any, event: str) -> list[dict[str, Any]]:
-    """The lines of a kind in a run's metrics.jsonl."""
-    read = map(json.loads, (Path(run.folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-    return [line for line in read if line["event"] == event]
-
-
-def close(a: Any, b: Any, tolerance: float = 1e-6) -> bool:
-    """Whether two nested results agree: numbers to rounding, all else exactly."""
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(close(a[key], b[key], tolerance) for key in a)
-    if isinstance(a, list):
-        return len(a) == len(b) and all(map(close, a, b))
-    return math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance) if isinstance(a, float) else a == b
 
 
 def tree(folder: Path) -> dict[str, bytes | None]:
     """Every file of a folder with its bytes, every folder with None."""
     return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
-
-
-@partial(jax.jit, static_argnames="model")
-def logits(model: tl.Model, variables: Any, inputs: Any) -> jax.Array:
-    return model.apply(variables, inputs)["logits"]
-
-
-def probabilities(model: tl.Model, variables: Any, texts: list[str]) -> jax.Array:
-    """Of the classes, from the model alone."""
-    inputs = model.processor([*texts, "padding " * 14])  # always of the same length
-    return jax.nn.softmax(logits(model, variables, inputs))[: len(texts)]
 
 
 # --------------------------------------------------------------------------------------------------------- every method
@@ -357,192 +326,6 @@ def test_the_plan_says_what_will_train(tiny: Tiny) -> None:
     assert rows["lora"][1:4] == ["8", "1,024", "0.01"] and rows["head"][1:3] == ["2", "99"]
     assert rows["lora"][-2:] == ["8.2", "kB"]  # two moments of float32
     assert cost.startswith("60 steps (5 epochs of 181 examples) of 16 in 7 × 32 tokens, ")
-
-
-# ------------------------------------------------------------------------------------------------------ what is trained
-
-
-def test_named_splits_eval_data_and_held_out(tiny: Tiny, tmp_path: Path) -> None:
-    rows = files.messages(210)
-    folder = tmp_path / "splits"
-    for name, part in {"train": rows[:90], "dev": rows[90:120], "test": rows[120:150]}.items():
-        files.write_csv(folder / f"{name}.csv", part)
-    common = {"method": "probe", "quiet": True}
-
-    run = tl.finetune(tiny.mean, folder, out=tmp_path / "named", **common)
-    assert run.manifest["data"]["examples"] == {"train": 90, "validation": 30, "test": 30}
-    assert run.summary["scored_on"] == "test"
-    for split, part in {"test": rows[120:150], "validation": rows[90:120], "train": rows[:90]}.items():
-        assert close(run.evaluate(split=split), run.evaluate(part))
-    assert close(run.evaluate(), run.metrics) and close(run.metrics, run.evaluate(rows[120:150]))
-    assert close(run.evaluate(folder), run.metrics)  # of a folder the test split is scored
-
-    run = tl.finetune(tiny.mean, folder, eval_data=tiny.test, out=tmp_path / "eval", **common)
-    assert run.manifest["data"]["examples"]["test"] == 60 and close(run.metrics, run.evaluate(tiny.test))
-
-    run = tl.finetune(tiny.mean, folder, split="test", out=tmp_path / "other", **common)
-    assert run.manifest["data"]["examples"] == {"train": 30, "validation": 30}
-    assert run.summary["scored_on"] == "validation" and close(run.metrics, run.evaluate(rows[90:120]))
-
-    run = tl.finetune(tiny.mean, tiny.train, out=tmp_path / "held", **common)
-    assert run.manifest["data"]["examples"] == {"train": 181, "validation": 29}
-    held = [row for row in rows if int(hashlib.sha256(row[0].encode()).hexdigest(), 16) % 10 == 0]
-    assert len(held) == 29 and close(run.metrics, run.evaluate(held))
-
-
-def test_shots_and_fraction(tiny: Tiny, tmp_path: Path) -> None:
-    counts = {}
-    for name, given in {"shots": {"shots": 4}, "fraction": {"fraction": 0.1}, "all": {}}.items():
-        run = tl.finetune(tiny.mean, tiny.train, method="probe", out=tmp_path / name, quiet=True, **given)
-        counts[name] = run.manifest["data"]["examples"]
-        assert close(run.evaluate(), run.metrics)
-    assert counts == {
-        "shots": {"train": 12, "validation": 29},
-        "fraction": {"train": 18, "validation": 29},
-        "all": {"train": 181, "validation": 29},
-    }
-
-
-def test_patience_stops_early_and_keeps_the_best(tiny: Tiny, tmp_path: Path, capsys: Any) -> None:
-    # A rate at which the head soon learns its examples by heart.
-    settings = files.settings(HEAD, lr=0.3, epochs=40, schedule="constant", patience=3)
-    run = tl.finetune(tiny.mean, tiny.train, out=tmp_path / "run", **settings)
-    evaluated = lines(run, "evaluated")
-    assert run.summary["stopped_early"] and run.summary["steps"] < 40 * 12
-    assert run.summary["steps"] == evaluated[-1]["step"] == run.summary["best_step"] + 3 * 12
-    assert [line["best"] for line in evaluated[-4:]] == [True, False, False, False]
-    assert close(run.metrics, evaluated[-4]["metrics"])
-    assert "no better accuracy in 3 evaluations: stopping at step" in capsys.readouterr().err
-    resumed = tl.finetune(tiny.mean, tiny.train, out=tmp_path / "run", resume=True, quiet=True, **settings)
-    assert resumed.summary == run.summary
-
-
-def test_the_average_is_what_a_run_scores_and_keeps(tiny: Tiny, tmp_path: Path) -> None:
-    """Opened again, resumed, and without its best checkpoint, a run has the averaged leaves."""
-    plain = files.tune(tiny, tmp_path / "plain", HEAD, epochs=2)
-    run = files.tune(tiny, tmp_path / "run", HEAD, epochs=2, ema=0.9)
-    assert files.digests(plain.variables) != files.digests(run.variables)
-    losses = [[line["loss"] for line in lines(one, "step")] for one in (plain, run)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)  # the average changes nothing of training
-    assert files.digests(tl.open_run(run.folder).variables) == files.digests(run.variables)
-    assert close(tl.open_run(run.folder).evaluate(), run.metrics)
-    last = max((run.folder / "checkpoints").glob("[0-9]*"), key=lambda path: int(path.name))
-    leaves = files.leaves(last)
-    assert {name.partition("/")[0] for name in leaves} == {"average", "key", "opt_state", "step", "trainable"}
-    shutil.rmtree(run.folder / "checkpoints" / "best")
-    again = tl.open_run(run.folder, say=lambda text: None)
-    kept = {f"average/{path}": leaf for path, leaf in rules.paths(again.variables).items() if path.startswith("head/")}
-    assert {name: hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest() for name, leaf in kept.items()} == {
-        name: digest for name, digest in leaves.items() if name.startswith("average/")
-    }
-
-
-@pytest.mark.parametrize("stop", [1, 11, 12, 13, 24, 25])
-def test_stopped_on_and_beside_the_boundary_of_two_phases(
-    stop: int, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And lp_ft right after its head is solved: resumed, the same bits."""
-    method = "lp_ft" if stop == 1 else "gradual_unfreezing:phases=3"
-    settings = {"epochs": 3, "lr": 3e-3, "ema": 0.9}
-    whole = files.tune(tiny, tmp_path / "whole", method, **settings)
-    asked = iter([False] * (stop - 1) + [True])
-    with monkeypatch.context() as patch:
-        patch.setattr(interrupt.Interrupt, "requested", property(lambda self: next(asked)))
-        with pytest.raises(tl.Interrupted):
-            files.tune(tiny, tmp_path / "run", method, **settings)
-    files.tune(tiny, tmp_path / "run", method, resume=True, **settings)
-    assert files.result(tmp_path / "run") == files.result(whole.folder)
-
-
-def test_without_validation_the_last_step_is_the_best(tiny: Tiny, tmp_path: Path) -> None:
-    pairs = [("my parcel is late", "delivery"), ("i was charged twice", "billing")]
-    run = tl.finetune(tiny.mean, pairs, method=HEAD, steps=3, lr=1e-2, out=tmp_path / "run", quiet=True)
-    assert run.summary["best_step"] == run.summary["steps"] == 3
-    assert run.summary["scored_on"] is None and run.metrics == {}
-    assert len(tl.open_run(run.folder).predict(["parcel"])) == 1
-
-
-def test_bfloat16_computes_in_it_and_trains_in_float32(tiny: Tiny, tuned: Callable[[str], Any], tmp_path: Path) -> None:
-    run, exact = files.tune(tiny, tmp_path / "run", HEAD, precision="bfloat16"), tuned(HEAD)
-    best = Checkpoints(tmp_path / "run" / "checkpoints").restore_best()
-    assert best is not None and {leaf.dtype for leaf in best.arrays.values()} == {np.dtype(np.float32)}
-    assert run.metrics["loss"] == pytest.approx(exact.metrics["loss"], rel=0.05)
-    assert run.metrics["loss"] != exact.metrics["loss"]
-    assert close(tl.open_run(run.folder).evaluate(), run.metrics)
-
-
-# -------------------------------------------------------------------------------------------------------------- and out
-
-
-def test_a_pooler_classifier_is_exported_to_transformers(tiny: Tiny, tmp_path: Path) -> None:
-    import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    settings = files.settings(HEAD, epochs=1)
-    run = tl.finetune(tiny.pooler, tiny.train, out=tmp_path / "run", quiet=True, **settings)
-    folder = run.export(tmp_path / "exported")
-    theirs = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    assert list(theirs.config.id2label.values()) == ["account", "billing", "delivery"]
-    texts = [text for text, _ in files.messages(8, seed=2)]
-    inputs = AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
-    with torch.no_grad():
-        shares = torch.softmax(theirs(**inputs).logits, -1).numpy()
-    ours = [list(answer["probabilities"].values()) for answer in run.predict(texts)]
-    np.testing.assert_allclose(ours, shares, atol=2e-5)
-    with pytest.raises(tl.InputError, match="has something in it"):
-        run.export(folder)
-    with pytest.raises(
-        tl.InputError, match="over the model's own pooler: --format hf holds it, or fine-tune with --po"
-    ):
-        run.export(tmp_path / "other", format="sentence-transformers")
-    with pytest.raises(tl.InputError, match="unknown format 'hff'; did you mean 'hf'"):
-        run.export(tmp_path / "other", format="hff")
-    assert not (tmp_path / "other").exists()
-    run.export(folder, format="hf", overwrite=True)
-
-
-@pytest.mark.parametrize("method", ["lora:rank=4", "probe"])
-def test_a_mean_pooled_classifier_is_exported_to_sentence_transformers(
-    method: str, tuned: Callable[[str], Any], tmp_path: Path
-) -> None:
-    import torch
-    from safetensors.torch import load_file
-    from transformers import AutoModel, AutoTokenizer
-
-    run = tuned(method)
-    with pytest.raises(
-        tl.InputError, match="classifier over mean pooling: --format sentence-transformers holds it, or fi"
-    ):
-        run.export(tmp_path / "exported", format="hf")
-    folder = run.export(tmp_path / "exported", format="sentence-transformers")
-    modules = json.loads((folder / "modules.json").read_text())
-    assert [module["path"] for module in modules] == ["", "1_Pooling", "2_Dense"]
-    assert json.loads((folder / "1_Pooling" / "config.json").read_text())["pooling_mode_mean_tokens"] is True
-    texts = [text for text, _ in files.messages(8, seed=2)]
-    inputs = AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
-    dense = load_file(folder / "2_Dense" / "model.safetensors")
-    with torch.no_grad():  # what sentence-transformers does with these modules
-        hidden = AutoModel.from_pretrained(folder).eval()(**inputs).last_hidden_state
-        mask = inputs["attention_mask"][..., None]
-        pooled = (hidden * mask).sum(1) / mask.sum(1)
-        shares = torch.softmax(pooled @ dense["linear.weight"].T + dense["linear.bias"], -1).numpy()
-    ours = [list(answer["probabilities"].values()) for answer in run.predict(texts)]
-    np.testing.assert_allclose(ours, shares, atol=2e-5)
-    model, variables = tl.load(folder)
-    assert model.info.labels == run.labels
-    np.testing.assert_allclose(probabilities(model, variables, texts), shares, atol=2e-5)
-
-
-def test_a_fine_tuned_model_is_a_model_to_start_from(tuned: Callable[[str], Any], tiny: Tiny, tmp_path: Path) -> None:
-    """Exported, its head comes along where the labels are the same, and is replaced where they are not."""
-    run = tuned("probe")
-    folder = run.export(tmp_path / "exported")
-    # A step that moves nothing: the run answers as the one it came from.
-    same = tl.finetune(folder, tiny.train, method=HEAD, steps=1, lr=1e-12, out=tmp_path / "same", quiet=True)
-    assert close(same.predict(TEXTS), run.predict(TEXTS), 1e-5)
-    other = [(text, label.upper()) for text, label in files.messages(60)]
-    fresh = tl.finetune(folder, other, method=HEAD, steps=1, out=tmp_path / "other", quiet=True)
-    assert fresh.labels == ("ACCOUNT", "BILLING", "DELIVERY")
 
 
 def test_while_a_damaged_best_is_made_again_the_run_is_not_finished(
