@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tl_jax.errors import InputError
-from tl_jax.pretrained import llama2c_tokenizer
+from tl_jax.pretrained import llama2c_tokenizer, tokenizer_files
+from tl_jax.pretrained.added_tokens import content
 from tl_jax.pretrained.json_files import copy, read_json, read_text, write_json
 from tl_jax.pretrained.malformed import plain
 
@@ -32,7 +33,6 @@ FILES = (
 )
 # A vocabulary that `tokenizers` does not read; transformers writes it as tokenizer.json.
 SENTENCEPIECE = "sentencepiece.bpe.model"
-_MAX_BYTES = 1 << 28  # of a tokenizer.json or vocab.txt: the largest there are have a fifth of it
 # What fills rows up where no file says: BERT's token and RoBERTa's.
 _PADS = ("[PAD]", "<pad>")
 
@@ -65,8 +65,9 @@ class TextProcessor:
 
     `files` are the tokenizer's files by name, `positions` the number of positions the model has, `rows` that of the
     tokens it embeds (None: unlimited). The tokenizer itself is read at first use, and raises `InputError` then if it is
-    none, or makes ids that the model has no row for. Padding and truncation written into tokenizer.json are left out:
-    they are those of whoever saved it, not of this text.
+    none, or its vocabulary has ids that the model has no row for; of a token added to it, only a text that has the
+    token is refused. Padding and truncation written into tokenizer.json are left out: they are those of whoever saved
+    it, not of this text.
     """
 
     files: Mapping[str, Path]
@@ -87,11 +88,13 @@ class TextProcessor:
             if (folder / SENTENCEPIECE).is_file():
                 raise InputError(
                     f"{folder} has its tokenizer as {SENTENCEPIECE} alone, and tokenizer.json is what is read; "
-                    "transformers writes one, once: "
-                    f"AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
+                    + tokenizer_files.written_by_transformers(folder)
                 )
             return None
-        return cls(files, positions, rows, read_json(files.get("tokenizer_config.json")))
+        settings = read_json(files.get("tokenizer_config.json"))
+        if "tokenizer.json" not in files:
+            settings = tokenizer_files.with_class(settings, folder)
+        return cls(files, positions, rows, settings)
 
     def __call__(
         self, texts: Sequence[str], *, pairs: Sequence[str] | None = None, max_length: int | None = None
@@ -109,7 +112,8 @@ class TextProcessor:
     ) -> EncodedTexts:
         """Encode `texts` without padding: `(ids, token_type)` each, and how many were truncated.
 
-        Lone surrogates, which are no characters, count as U+FFFD.
+        Lone surrogates, which are no characters, count as U+FFFD. Raises `InputError` for a text with a token that the
+        model has no row for.
         """
         if isinstance(texts, str) or isinstance(pairs, str):
             raise InputError("give the tokenizer a list of texts, not one text")
@@ -124,17 +128,20 @@ class TextProcessor:
             encodings = tokenizer.encode_batch_fast(rows)
         except TypeError:  # something in there is no string, or one that UTF-8 cannot hold
             encodings = tokenizer.encode_batch_fast([_mended(i, row) for i, row in enumerate(rows)])
-        found = EncodedTexts((np.array(e.ids, np.int32), np.array(e.type_ids, np.int32)) for e in encodings)
+        found = EncodedTexts((self._held(i, e.ids), np.array(e.type_ids, np.int32)) for i, e in enumerate(encodings))
         found.truncated = sum(bool(e.overflowing) for e in encodings)
         return found
 
     def ids(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The ids int32 of each text, special tokens and all, however many there are."""
+        """The ids int32 of each text, special tokens and all, however many there are.
+
+        Raises `InputError` for a text with a token that the model has no row for.
+        """
         if isinstance(texts, str):
             raise InputError("give the tokenizer a list of texts, not one text")
         self._tokenizer.no_truncation()
         mended = [_mended(i, text) for i, text in enumerate(texts)]
-        return [np.array(e.ids, np.int32) for e in self._tokenizer.encode_batch_fast(mended)]
+        return [self._held(i, e.ids) for i, e in enumerate(self._tokenizer.encode_batch_fast(mended))]
 
     def decode(self, ids: Sequence[Sequence[int] | np.ndarray]) -> list[str]:
         """The text of each sequence of ids, without special tokens."""
@@ -143,9 +150,7 @@ class TextProcessor:
     @cached_property
     def eos_id(self) -> int | None:
         """The id that ends a text; None where no file says which."""
-        said = (self._settings, read_json(self.files.get("special_tokens_map.json")))
-        tokens = (_content(settings["eos_token"]) for settings in said if settings.get("eos_token"))
-        return next((i for token in tokens if (i := self._tokenizer.token_to_id(token)) is not None), None)
+        return self._id("eos_token")
 
     @property
     def max_length(self) -> int:
@@ -162,10 +167,14 @@ class TextProcessor:
     @cached_property
     def pad_id(self) -> int:
         """The id that fills rows up; what stands there is masked."""
+        return self._id("pad_token", *_PADS) or 0
+
+    def _id(self, role: str, *others: str) -> int | None:
+        """The id of the first of the tokens for a role, and then of `others`, that the model has a row for."""
         said = (self._settings, read_json(self.files.get("special_tokens_map.json")))
-        tokens = [_content(settings["pad_token"]) for settings in said if settings.get("pad_token")]
-        ids = (self._tokenizer.token_to_id(token) for token in (*tokens, *_PADS))
-        return next((i for i in ids if i is not None), 0)
+        tokens = [content(settings[role]) for settings in said if settings.get(role)]
+        ids = (self._tokenizer.token_to_id(token) for token in (*tokens, *others))
+        return next((i for i in ids if i is not None and i not in self._rowless), None)
 
     def write(self, folder: Path) -> None:
         """Put the tokenizer's files into a model's folder, one of llama2.c as tokenizer.json.
@@ -209,7 +218,7 @@ class TextProcessor:
         except (KeyError, TypeError, ValueError) as e:  # settings that are none, in a file of any kind
             files = ", ".join(self.files)
             raise InputError(f"{self._folder}: {files} make no tokenizer ({type(e).__name__}: {e})") from None
-        vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+        vocabulary = tokenizer.get_vocab(with_added_tokens=False)
         last = max(vocabulary, key=vocabulary.__getitem__, default="")
         if self.rows is not None and vocabulary.get(last, 0) >= self.rows:
             raise InputError(
@@ -218,26 +227,44 @@ class TextProcessor:
             )
         return tokenizer
 
+    @cached_property
+    def _rowless(self) -> dict[int, str]:
+        """The added tokens that the model has no row for, by id: Llama 2's <pad> was one of 32,000 over 32,000 rows."""
+        if self.rows is None:
+            return {}
+        return {i: token for token, i in self._tokenizer.get_vocab(with_added_tokens=True).items() if i >= self.rows}
+
+    def _held(self, i: int, ids: list[int]) -> np.ndarray:
+        """The ids of text `i` as int32; raises `InputError` for one that the model has no row for."""
+        if self._rowless and (wrong := [n for n in ids if n in self._rowless]):
+            raise InputError(
+                f"text {i} has the token {plain(self._rowless[wrong[0]])} of id {wrong[0]:,}, and the model embeds "
+                f"{self.rows:,}: leave it out of the text"
+            )
+        return np.array(ids, np.int32)
+
     @property
     def _folder(self) -> Path:
         return next(iter(self.files.values())).parent
 
     def _read(self) -> Tokenizer:
-        from tokenizers import Tokenizer
+        from tokenizers import Tokenizer, processors
 
         path = self.files.get("tokenizer.json")
         if _LLAMA2C in self.files:
             return llama2c_tokenizer.tokenizer(self.files[_LLAMA2C])
-        if path is None and "vocab.txt" in self.files:
-            return _wordpiece(self.files["vocab.txt"], self._settings)
         if path is None:
-            return _byte_level(self.files["vocab.json"], self.files["merges.txt"], self._settings)
+            return tokenizer_files.tokenizer(self.files, self._settings)
         try:
-            tokenizer = Tokenizer.from_str(read_text(path, _MAX_BYTES))
+            tokenizer = Tokenizer.from_str(read_text(path, tokenizer_files.MAX_BYTES))
         except InputError:
             raise
         except Exception as e:  # the package raises plain Exception
             raise InputError(f"{path} is not a tokenizer: {e}") from None
+        # tokenizer.json alone says what goes around a text: where there is one, transformers 5 drops add_bos_token and
+        # add_eos_token of tokenizer_config.json, and puts nothing where no post-processor does
+        if tokenizer.post_processor is None:
+            tokenizer.post_processor = processors.TemplateProcessing("$A:0", "$A:0 $B:1", [])
         tokenizer.no_padding()
         _set_normalizer(tokenizer, self._settings)
         _set_pre_tokenizer(tokenizer, self._settings)
@@ -246,79 +273,7 @@ class TextProcessor:
 
 _LLAMA2C = "tokenizer.bin"  # what `files` calls the tokenizer of llama2.c, whatever its name
 # The files of which any one group makes a tokenizer.
-_ENOUGH: tuple[set[str], ...] = ({"tokenizer.json"}, {"vocab.txt"}, {"vocab.json", "merges.txt"})
-
-
-def _wordpiece(vocab: Path, settings: Mapping[str, Any]) -> Tokenizer:
-    """BERT's tokenizer from its vocabulary, one token a line."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-
-    # split at newlines alone: a vocabulary may hold other line separators as tokens
-    lines = read_text(vocab, _MAX_BYTES).removesuffix("\n").split("\n")
-    ids = {line.removesuffix("\r"): i for i, line in enumerate(lines)}
-    roles = _roles(settings, {role: f"[{role.upper()}]" for role in ("unk", "sep", "pad", "cls", "mask")})
-    _check_roles(roles, ids, vocab, "BERT")
-    tokenizer = Tokenizer(models.WordPiece(ids, unk_token=roles["unk"]))
-    tokenizer.normalizer = normalizers.BertNormalizer(
-        clean_text=True,
-        handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
-        strip_accents=settings.get("strip_accents"),
-        lowercase=settings.get("do_lower_case", True),
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    cls, sep = roles["cls"], roles["sep"]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{cls}:0 $A:0 {sep}:0",
-        pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
-        special_tokens=[(cls, ids[cls]), (sep, ids[sep])],
-    )
-    _add_roles(tokenizer, roles)
-    return tokenizer
-
-
-def _byte_level(vocab: Path, merges: Path, settings: Mapping[str, Any]) -> Tokenizer:
-    """RoBERTa's tokenizer, GPT-2's byte-level pairs between other special tokens, from its two files."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-
-    standard = {"unk": "<unk>", "sep": "</s>", "pad": "<pad>", "cls": "<s>", "mask": "<mask>"}
-    roles = _roles(settings, standard)
-    _check_roles(roles, ids := read_json(vocab), vocab, "RoBERTa")
-    try:
-        tokenizer = Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
-    except Exception as e:  # the package raises plain Exception
-        raise InputError(f"{vocab} and {merges} are not a tokenizer: {e}") from None
-    spaced = bool(settings.get("add_prefix_space", False))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=spaced)
-    sep, cls = ((roles[role], ids[roles[role]]) for role in ("sep", "cls"))
-    tokenizer.post_processor = processors.RobertaProcessing(sep, cls, trim_offsets=True, add_prefix_space=spaced)
-    _add_roles(tokenizer, roles)
-    return tokenizer
-
-
-def _content(token: Any) -> str:
-    """A special token as a config writes it: a string, or an object that holds one."""
-    said = token.get("content") if isinstance(token, dict) else token
-    if not isinstance(said, str):
-        raise InputError(f"a special token must be a text, not {token!r:.99}")
-    return said
-
-
-def _roles(settings: Mapping[str, Any], standard: Mapping[str, str]) -> dict[str, str]:
-    """The special tokens by role, those of `standard` unless the settings name others."""
-    return {role: _content(settings.get(f"{role}_token") or token) for role, token in standard.items()}
-
-
-def _check_roles(roles: Mapping[str, str], ids: Mapping[str, Any], vocab: Path, family: str) -> None:
-    if missing := [token for role, token in roles.items() if token not in ids and role != "mask"]:
-        raise InputError(f"{vocab} lacks {', '.join(missing)}: it is not a vocabulary of {family}")
-
-
-def _add_roles(tokenizer: Tokenizer, roles: Mapping[str, str]) -> None:
-    """Make those of the special tokens special that the vocabulary has."""
-    from tokenizers import AddedToken
-
-    known = [token for token in roles.values() if tokenizer.token_to_id(token) is not None]
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in known])
+_ENOUGH: tuple[set[str], ...] = ({"tokenizer.json"}, *tokenizer_files.FILES)
 
 
 def _set_normalizer(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> None:
