@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from tl_jax.models.bert import NAMES as BERT
 from tl_jax.models.names import Entry, NameMap
 from tl_jax.pretrained.conversion import to_canonical, to_foreign
 from tl_jax.pretrained.safetensors_files import Tensors, write
+from tl_jax.pretrained.tensor_files import same_bits
 from tl_jax.rules import paths
 
 NAMES = NameMap(
@@ -174,6 +176,25 @@ def test_long_lists_are_cut(tmp_path: Path) -> None:
     lines = refused(tmp_path, {f"layers_{i}/norm/scale": (3,) for i in range(50)}, fitting())
     assert "missing (49):" in lines
     assert "  … and 9 more" in lines
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int64", "float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(), (0, 3), (9000,), (130, 70)])
+def test_the_same_bits(tmp_path: Path, dtype: str, shape: tuple[int, ...], rng: np.random.Generator) -> None:
+    """Wherever the one that differs is."""
+    one = np.asarray(rng.normal(size=shape)).astype(jnp.dtype(dtype))
+    pairs = {"same": one.copy(), "flat": one.reshape(-1, 1), "other": one.astype(np.int32)}
+    for at in {0, one.size // 2, one.size - 1} if one.size else ():
+        pairs[str(at)] = one.copy()
+        pairs[str(at)].reshape(-1).view(np.uint8)[at * one.itemsize] ^= 1
+    tensors = given_file(tmp_path, one=one, **pairs)
+    assert [name for name in pairs if same_bits(tensors, "one", name)] == ["same"]
+
+
+def test_bits_are_no_numbers(tmp_path: Path) -> None:
+    values = np.array([0.0, np.nan, np.inf], np.float32)
+    tensors = given_file(tmp_path, one=values, same=values, negative=np.array([-0.0, np.nan, np.inf], np.float32))
+    assert same_bits(tensors, "one", "same") and not same_bits(tensors, "one", "negative")
 
 
 def test_a_path_without_a_foreign_name(tmp_path: Path) -> None:

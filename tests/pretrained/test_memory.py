@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.parity import assert_same_bits
-from tests.pretrained.conftest import Maker, assert_same_tensors, pickle_weights
+from tests.pretrained.conftest import Maker, assert_same_tensors, pickle_weights, rewrite, tensors_of
 from tl_jax.pretrained import convert, load, save, weights
 from tl_jax.rules import map_paths, paths
 
@@ -84,6 +84,20 @@ def test_converting_holds_two_tensors(
     assert held < two + DESCRIPTIONS
     whole = save(tmp_path / "whole", *load(folder, dtype=DTYPES[dtype]))  # the same, through memory
     assert_same_tensors(out, whole)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_table_that_is_there_twice_is_compared_where_it_lies(tiny_bert: Maker, tmp_path: Path, layout: str) -> None:
+    """That of a tied Llama, embedding and head."""
+    folder = tiny_bert("LlamaForCausalLM", **LARGE, tie_word_embeddings=True)
+    rewrite(folder, str, **{"lm_head.weight": tensors_of(folder)["model.embed_tokens.weight"].numpy()})
+    LAYOUTS[layout](folder)
+    largest = largest_of(weights.read(folder))
+    _, held = peak(lambda: convert(folder, tmp_path / "out", overwrite=True))
+    assert held < 2 * largest + DESCRIPTIONS
+    model, variables = load(folder)
+    assert model.info.copies and not model.info.carried
+    assert_same_tensors(tmp_path / "out", save(tmp_path / "whole", model, variables))
 
 
 def test_saving_holds_two_tensors_beside_the_model(large: Callable[[str], Path], tmp_path: Path) -> None:

@@ -104,6 +104,38 @@ def test_a_tied_head_that_is_there_twice(pair, tmp_path):
     assert not load(meta)[0].info.config["tie_word_embeddings"]
 
 
+@pytest.mark.parametrize(
+    ("vocabulary", "said", "length", "ids"),
+    [
+        (128_256, {"norm_eps": 1e-5, "rope_theta": 500_000.0}, 8192, (128_000, 128_001)),
+        (32_000, {"norm_eps": 1e-5}, 4096, (1, 2)),
+        (32_000, {"norm_eps": 1e-6}, 2048, (1, 2)),
+        (512, {"norm_eps": 1e-5}, 2048, (1, 2)),
+        (50_304, {"norm_eps": 1e-5}, 2048, (None, None)),
+        (128_256, {"max_seq_len": 77, "bos_id": 5, "eos_id": 6}, 77, (5, 6)),
+    ],
+    ids=["Llama 3", "Llama 2", "Llama 1", "llama2.c", "another", "said"],
+)
+def test_what_settings_do_not_say_is_told_by_the_vocabulary(vocabulary, said, length, ids, tmp_path):
+    import transformers
+
+    kernels = {
+        **{f"layers.0.attention.w{one}": (2, 2) for one in "qkvo"},
+        **{f"layers.0.feed_forward.w{i}": (2, 3) if i == 2 else (3, 2) for i in (1, 2, 3)},
+        **dict.fromkeys(["layers.0.attention_norm", "layers.0.ffn_norm", "norm"], (2,)),
+        "tok_embeddings": (vocabulary, 2),
+    }
+    folder = tmp_path / "meta"
+    folder.mkdir()
+    write(folder / "a.safetensors", {f"{name}.weight": np.ones(shape, np.float16) for name, shape in kernels.items()})
+    (folder / "params.json").write_text(json.dumps({"dim": 2, "n_layers": 1, "n_heads": 1, **said}))
+    model, variables = load(folder)
+    out = save(tmp_path / "out", model, variables)
+    for config in (model.info.config, transformers.AutoConfig.from_pretrained(out).to_dict()):
+        assert (config["vocab_size"], config["max_position_embeddings"]) == (vocabulary, length)
+        assert (config["bos_token_id"], config["eos_token_id"]) == ids
+
+
 def test_every_file_that_is_read_is_in_the_fingerprint(pair):
     """Also where the weights have the name that Hugging Face gives them."""
     _, meta = pair()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from tests.models.convolutional import COUNT
 from tests.models.resnets import LABELS
 from tests.parity import PARITY, assert_same_bits, relative
 from tests.pretrained.conftest import assert_same_tensors, outputs, pickle_weights, rewrite, tensors_of
+from tests.tiny import ROOT
 from tl_jax.errors import InputError
 from tl_jax.models.heads import classifier
 from tl_jax.pretrained import Source, check_unchanged, fingerprint, load, reads_images, save
@@ -338,3 +340,18 @@ def test_a_file_alone_prepares_images_as_is_usual(checkpoint: Any, tmp_path: Pat
     again = load(save(tmp_path / "out", model, variables))[0]
     assert again.processor.config == model.processor.config
     assert load(checkpoint(num_channels=1, form="legacy")[1])[0].processor is None  # grey: nothing is usual
+
+
+def test_a_file_beside_it_prepares_images_as_other_weights_want_them(
+    checkpoint: Any, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    """As docs/formats.md says for torchvision's V2: Resize(232), CenterCrop(224)."""
+    from PIL import Image
+
+    said = re.findall(r"```json\n(\{.*?\})\n```", (ROOT / "docs" / "formats.md").read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "preprocessor_config.json").write_text(said[0], encoding="utf-8")
+    image = Image.fromarray(rng.integers(0, 256, (300, 400, 3), np.uint8))
+    mean, std = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])
+    cropped = np.asarray(image.resize((309, 232), Image.Resampling.BILINEAR))[4:228, 42:266]
+    model, _ = load(checkpoint(num_channels=3)[1])
+    assert relative(model.processor([image])["image"][0], (cropped / 255 - mean) / std) < 1e-6

@@ -16,9 +16,12 @@ from PIL import Image
 from tests.models.test_vit import EVERY
 from tests.parity import PARITY, assert_same_bits, relative
 from tests.pretrained.conftest import assert_same_tensors, outputs, pickle_weights, rewrite, set_json, tensors_of
+from tl_jax.cli.main import main
 from tl_jax.errors import InputError
 from tl_jax.models.heads import classifier
 from tl_jax.pretrained import load, save
+from tl_jax.rules import map_paths
+from tl_jax.tasks import ImageClassification
 
 CONFIG = {
     "hidden_size": 18,
@@ -78,11 +81,11 @@ def reference(folder: Path, images: list[np.ndarray]) -> Any:
         return model(**given)
 
 
-def check_same(folder: Path, images: list[np.ndarray]) -> None:
+def check_same(folder: Path, images: list[np.ndarray], labels: tuple[str, ...] = LABELS) -> None:
     model, variables = load(folder, dtype="float32")
     theirs, ours = reference(folder, images), outputs(model, variables, model.processor(images))
     if "logits" in theirs:
-        assert relative(ours["logits"], theirs.logits) <= PARITY and model.info.labels == LABELS
+        assert relative(ours["logits"], theirs.logits) <= PARITY and model.info.labels == labels
     else:
         assert relative(ours["hidden"], theirs.last_hidden_state) <= PARITY
         pooled = theirs.pooler_output if theirs.pooler_output is not None else theirs.last_hidden_state[:, 0]
@@ -185,6 +188,35 @@ def test_transformers_pipeline_gives_our_labels(
     again, same = load(out)
     assert again.info.labels == names
     assert_same_bits(same, variables)
+
+
+def test_a_checkpoint_may_name_two_outputs_alike(vit: Maker, tmp_path: Path, rng: np.random.Generator) -> None:
+    """As the 1000 of ImageNet do, of which two are a crane."""
+    labels = ("cat", "crane", "dog", "crane")
+    folder = vit(kind="ForImageClassification", id2label=dict(enumerate(labels)))
+    config = json.loads((folder / "config.json").read_text())
+    model, variables = load(folder)
+    assert model.info.labels == labels
+    assert main(["convert", str(folder), str(tmp_path / "converted")]) == 0
+    for out in (tmp_path / "converted", save(tmp_path / "saved", model, variables)):
+        written = json.loads((out / "config.json").read_text())
+        assert written["id2label"] == config["id2label"] == {str(i): label for i, label in enumerate(labels)}
+        assert written["label2id"] == {"cat": 0, "crane": 3, "dog": 2}
+        assert_same_tensors(out, folder)
+        assert load(out)[0].info.labels == labels
+        check_same(out, pictures(rng), labels)
+    with pytest.raises(InputError, match="the head has 4 outputs, which need as many different labels"):
+        save(tmp_path / "no", model, variables, labels=labels)
+
+
+def test_labels_of_data_replace_those_of_which_two_are_alike(vit: Maker, tmp_path: Path) -> None:
+    model, variables = load(vit(kind="ForImageClassification", id2label=dict(enumerate(("cat", "crane", "crane")))))
+    task = ImageClassification(labels=("cat", "crane", "dog"))
+    attached, kept = task.attach(model), task.without_old_head(model, variables)
+    assert "head" in attached.names and "head" not in kept["params"]
+    kept["params"]["head"] = map_paths(lambda _, leaf: leaf + 1, variables["params"]["head"])
+    written = json.loads((save(tmp_path / "out", attached, kept) / "config.json").read_text())
+    assert written["id2label"] == {"0": "cat", "1": "crane", "2": "dog"}
 
 
 def test_what_is_pooled(vit: Maker, rng: np.random.Generator) -> None:

@@ -194,7 +194,8 @@ def infer(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any] | None:
 def preprocessing(config: ResNetConfig) -> dict[str, Any]:
     """The preprocessor_config.json of nets that come as a file alone: torchvision's, or that of the CIFAR nets.
 
-    The former's is Resize(256), CenterCrop(224), bilinear; both have the mean and deviation of ImageNet's colours.
+    The former's is that of its V1 weights, Resize(256), CenterCrop(224), bilinear: V2, whose tensors are of the same
+    names and shapes, wants Resize(232). Both have the mean and deviation of ImageNet's colours.
     """
     colours = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "resample": 2}
     side = config.image_shape[0]

@@ -42,6 +42,9 @@ _NAMES = (
 )
 _ROTATED = re.compile(_LAYER + r"attention\.w([qk])\.weight")
 _COMPILED = "_orig_mod."  # what torch.compile puts before every name
+_LENGTH = 2048  # Llama 1's, and llama2.c's where it says none
+_SENTENCE_PIECES = 32_000  # the vocabulary of Llama 1 and 2; those that llama2.c trains are smaller
+_LLAMA_3 = 128_256
 
 
 class MetaTensors(Tensors):
@@ -98,22 +101,24 @@ def read(folder: Path) -> tuple[dict[str, Any], Tensors] | None:
         rotated = _ROTATED.fullmatch(name)
         if rotated and (len(spec.shape) != 2 or spec.shape[0] % (2 * heads[rotated[2]])):
             raise InputError(f"{file}: {name} {list(spec.shape)} is not that of {heads[rotated[2]]} heads of pairs")
+    vocabulary, epsilon = bare["tok_embeddings.weight"].shape[0], raw.get("norm_eps") or 1e-5
+    length, begin, end = _usual(vocabulary, epsilon)
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": MODEL_TYPE,
-        "vocab_size": bare["tok_embeddings.weight"].shape[0],
+        "vocab_size": vocabulary,
         "hidden_size": raw["dim"],
         "intermediate_size": bare["layers.0.feed_forward.w1.weight"].shape[0],
         "num_hidden_layers": raw["n_layers"],
         "num_attention_heads": heads["q"],
         "num_key_value_heads": heads["k"],
         "hidden_act": "silu",
-        "max_position_embeddings": raw.get("max_seq_len") or 2048,
-        "rms_norm_eps": raw.get("norm_eps") or 1e-5,
+        "max_position_embeddings": raw.get("max_seq_len") or length,
+        "rms_norm_eps": epsilon,
         "rope_theta": raw.get("rope_theta") or 10_000.0,
         "tie_word_embeddings": _tied(theirs, bare),
-        "bos_token_id": raw.get("bos_id", 1),
-        "eos_token_id": raw.get("eos_id", 2),
+        "bos_token_id": raw.get("bos_id", begin),
+        "eos_token_id": raw.get("eos_id", end),
     }
     return config, MetaTensors(theirs, heads)
 
@@ -129,6 +134,19 @@ def _settings(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     if any("model_type" in raw for path, raw in found if path.name == "config.json"):
         return None
     return next((one for one in found if one[1].keys() >= _KEYS), None)
+
+
+def _usual(vocabulary: int, epsilon: float) -> tuple[int, int | None, int | None]:
+    """The longest text and the ids that begin and end one, which Meta's settings leave to the code of each Llama.
+
+    The vocabulary tells which it is. An id that is not known is None: where it is left out, transformers takes 1 and 2.
+    """
+    if vocabulary == _LLAMA_3:
+        return 8192, 128_000, 128_001
+    if vocabulary > _SENTENCE_PIECES:
+        return _LENGTH, None, None
+    second = vocabulary == _SENTENCE_PIECES and epsilon == 1e-5  # Llama 1 has 1e-6
+    return (4096 if second else _LENGTH), 1, 2
 
 
 def _tied(theirs: Tensors, bare: Mapping[str, Spec]) -> bool:

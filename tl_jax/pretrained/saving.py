@@ -106,7 +106,7 @@ def _contents(model: Model, variables: Mapping[str, Any], labels: Sequence[str] 
     _check_merged(model, variables)
     if not info.family:
         named = labels if labels is not None else info.labels
-        known = {} if named is None else _label_config(named, len(named))
+        known = {} if named is None else _label_config(labels, info.labels, len(named))
         return _Contents({"model_type": MODEL_TYPE, **known}, tensors_of(variables), None, "", info.processor, None)
     _check_writable(model, variables)
     architecture, names = family(info.family), names_of(info.config)
@@ -125,7 +125,7 @@ def _contents(model: Model, variables: Mapping[str, Any], labels: Sequence[str] 
         written_as = read_as or class_name(info.family, "Model")
     else:
         head = kept["params"]["head"]
-        config |= _label_config(labels if labels is not None else info.labels, head["kernel"].shape[-1])
+        config |= _label_config(labels, info.labels, head["kernel"].shape[-1])
         config.pop("num_labels", None)  # transformers counts id2label
         if "problem_type" in config and (labels is not None or config["id2label"] != info.config.get("id2label")):
             config["problem_type"] = "single_label_classification"  # what was said is of the base's own labels
@@ -238,9 +238,12 @@ def _check_writable(model: Model, variables: Mapping[str, Any]) -> None:
         )
 
 
-def _label_config(labels: Sequence[str] | None, count: int) -> dict[str, Any]:
-    labels = [f"LABEL_{i}" for i in range(count)] if labels is None else [str(label) for label in labels]
-    if len(labels) != count or len(set(labels)) != count:
+def _label_config(given: Sequence[str] | None, known: Sequence[str] | None, count: int) -> dict[str, Any]:
+    """What config.json says of the labels that are given, or else of the model's own."""
+    named = given if given is not None else known
+    labels = [f"LABEL_{i}" for i in range(count)] if named is None else [str(label) for label in named]
+    # A model's own may name two outputs alike: ImageNet has a crane that flies and a crane that lifts.
+    if len(labels) != count or (given is not None and len(set(labels)) != count):
         raise InputError(f"the head has {count} outputs, which need as many different labels, not {labels}")
     return {
         "id2label": {str(i): label for i, label in enumerate(labels)},
