@@ -93,6 +93,9 @@ class Desk:
         for seed in seeds:
             cell = Cell(method, shots, seed, rate)
             found.append(self.run(cell, place))
+            used = found[-1].result.learning_rate
+            if used is not None and used != (now := self.bench.check(cell).rate):
+                sys.exit(f"error: {place}: {cell} has the rate {used:g}, which is {now:g} by now: remove it")
             self.seconds[place, cell] = found[-1].result.seconds
         return found
 

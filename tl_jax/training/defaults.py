@@ -14,7 +14,7 @@ RATES = {
     "gradual_unfreezing": (3e-4, 5e-5),
     "lp_ft": (1e-4, 2e-5),
     "bitfit": (2e-3, 5e-4),
-    "lora": (2e-3, 3e-4),
+    "lora": (5e-3, 3e-4),
     "scratch": (5e-4, 1e-4),
 }
 _OTHER = (2e-4, 3e-5)
