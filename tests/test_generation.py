@@ -105,8 +105,10 @@ def test_mistakes_are_told(rng, variables):
     for prompt in ([LAST + 1], [-1], [1.5], [[1]]):
         said = fault(generate, MODEL, variables, [[0], [LAST], prompt], 1)
         assert f"prompt 2 must be token ids from 0 to {LAST}, not [" in said
-    for seed in (-1, 2**32):
-        assert f"seed must be from 0 to 2**32 - 1, not {seed}" in fault(generate, MODEL, variables, [[1]], 1, seed=seed)
+    for seed in (-1, 2**32, 1.5):
+        assert f"seed must be a whole number from 0 to 2**32 - 1, not {seed}" in fault(
+            generate, MODEL, variables, [[1]], 1, seed=seed
+        )
     assert "max_new_tokens must be at least 1" in fault(generate, MODEL, variables, [[1]], 0)
     assert generate(MODEL, variables, [], 1) == []
     for settings, said in (

@@ -83,13 +83,11 @@ def _loaded(
 
 def _same_plan(plan: Plan, manifest: Mapping[str, Any], place: RunFolder) -> Plan:
     """The plan that is given, if it is the one the run was made from."""
-    _check_same(plan.variables, manifest, place)
-    found = str(manifest.get("method"))
-    if leaves_open(plan.method):
-        return parse(found)(plan.model, plan.variables, jax.random.key(0))
-    if str(plan.method) != found:
+    found, still_open = str(manifest.get("method")), leaves_open(plan.method)
+    if not still_open and str(plan.method) != found:
         raise InputError(f"the run {place.path} is one of {found}, and this plan one of {plan.method}")
-    return plan
+    _check_same(plan.variables, manifest, place)
+    return parse(found)(plan.model, plan.variables, jax.random.key(0)) if still_open else plan
 
 
 def _check_same(variables: Mapping[str, Any], manifest: Mapping[str, Any], place: RunFolder) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -101,8 +102,10 @@ def test_many_broken_images_are_counted_and_some_named(tmp_path: Path, store: Fe
     pictures = [Picture(tmp_path / f"{i}.png") for i in range(50)]
     with pytest.raises(InputError, match=r"50 of 50 images cannot be read(.|\n)*… and 10 more"):
         prepare_images(pictures, ImageProcessor(files.PROCESSOR), store)
+    lenient = partial(prepare_images, pictures, ImageProcessor(files.PROCESSOR), store, corrupt="skip")
     with pytest.raises(InputError, match="none of the 50 images can be read"):
-        prepare_images(pictures, ImageProcessor(files.PROCESSOR), store, corrupt="skip")
+        lenient(targets=np.zeros(50, np.int32))
+    assert len(lenient().examples) == 0 and len(lenient().faults) == 50  # of what is asked, without targets
 
 
 def test_it_says_that_it_opens_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
