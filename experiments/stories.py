@@ -9,7 +9,7 @@ seeds, and how two prompts go on. Runs are kept in runs/stories; a stopped one g
     method                                perplexity on the last tenth
     as it came                             122.59
     full                                     9.24 ± 0.01
-    lora:rank=8,targets=attention|mlp       10.38 ± 0.22
+    lora:rank=8,targets=attention|mlp        9.75 ± 0.11
     scratch                                 30.63 ± 4.36
 
 What the stories taught of English is worth a factor of three over the same 300 steps from random weights. Drawn at
@@ -19,8 +19,10 @@ temperature 0.7 with seed 0, the prompt first, and cut short here:
 
                DAISY
                (splaces) Well, I went to Dave. Tudge, I'm goin' to look like
-    lora       Once upon a time, there was de boy comes out fancin' towards it this mean. (Poke-folon in peek was uh
-               sharp, turkey
+    lora       LIGE: A huspecusedly: All the arms. I got to keep it is de boards the steps.
+
+               JIM
+               Dat's right.
     scratch    LIGE: out hure Iisswe: Ore S
 
                DMisee gg and  jAD- dhl
