@@ -17,6 +17,7 @@ from tl_jax import __version__, pretrained
 from tl_jax import data as data_room
 from tl_jax.assembly import Assembly, make_plan
 from tl_jax.compilation import keep_compilations
+from tl_jax.data.opening import EXTENSIONS, NPZ
 from tl_jax.errors import InputError, did_you_mean
 from tl_jax.experiment import Experiment
 from tl_jax.heap import keep_freed_memory
@@ -24,6 +25,7 @@ from tl_jax.manifest import machine_kind
 from tl_jax.methods import Plan, parse
 from tl_jax.model import Model
 from tl_jax.parallel import Placement, place
+from tl_jax.pretrained.weights import SUFFIXES
 from tl_jax.rules import paths
 from tl_jax.stage import check_variables
 from tl_jax.tasks import TASKS, is_labelled, task_class
@@ -45,7 +47,7 @@ _OF_TEXTS = ("text_column", "max_length")
 _OF_IMAGES = ("image_column", "augment", "corrupt")
 _TEXTS, _IMAGES = "text_classification", "image_classification"  # tasks, by what a model reads
 # Files: a folder's name may have a dot too, as in Qwen2.5-0.5B.
-_KINDS = (".csv", ".tsv", ".jsonl", ".txt", ".npz", ".safetensors", ".bin", ".pt", ".pth", ".th", ".msgpack")
+_KINDS = (*EXTENSIONS, NPZ, *SUFFIXES)
 _IN_MEMORY = "in memory"  # what an object is called in an experiment
 
 

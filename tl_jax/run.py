@@ -8,8 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from tl_jax import data as data_room
 from tl_jax import pretrained
 from tl_jax.assembly import Assembly, make_plan, with_stored
@@ -25,7 +23,7 @@ from tl_jax.models.families import has_class, reads_images
 from tl_jax.parallel import ANYWHERE, Placement, place_again
 from tl_jax.preparation import checked_pair, digest, divided
 from tl_jax.run_folder import RunFolder, existing_run
-from tl_jax.sweeping import leaves_open
+from tl_jax.sweeping import leaves_open, with_method
 from tl_jax.tasks import is_labelled, task_class
 from tl_jax.training.checkpoint import Checkpoints
 from tl_jax.training.evaluation import answer, evaluate
@@ -87,7 +85,7 @@ def _same_plan(plan: Plan, manifest: Mapping[str, Any], place: RunFolder) -> Pla
     if not still_open and str(plan.method) != found:
         raise InputError(f"the run {place.path} is one of {found}, and this plan one of {plan.method}")
     _check_same(plan.variables, manifest, place)
-    return parse(found)(plan.model, plan.variables, jax.random.key(0)) if still_open else plan
+    return with_method(plan, parse(found)) if still_open else plan
 
 
 def _check_same(variables: Mapping[str, Any], manifest: Mapping[str, Any], place: RunFolder) -> None:

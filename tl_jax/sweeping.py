@@ -10,7 +10,7 @@ import jax
 from tl_jax.assembly import Assembly
 from tl_jax.data import Examples
 from tl_jax.errors import InputError
-from tl_jax.methods import Method, parse
+from tl_jax.methods import Method, Plan, parse
 from tl_jax.methods.linear_head import AUTO, Probe
 from tl_jax.preparation import Job
 from tl_jax.training.choosing import choose
@@ -49,7 +49,7 @@ def settled(
         chosen = Probe(C=choice.strength, at=choice.cut, standardize=True)
         say(f"chosen: {chosen}")
     assert isinstance(chosen, Probe) and chosen.at is not None
-    made = _with_method(assembly, chosen)
+    made = assembly.again(with_method(assembly.plan, chosen))
     return made, replace(prefixes, model=made.model, variables=made.plan.variables, swept=(prefixes, chosen.at))
 
 
@@ -58,7 +58,6 @@ def leaves_open(method: Method) -> bool:
     return isinstance(method, Probe) and method.at == AUTO
 
 
-def _with_method(assembly: Assembly, method: Method) -> Assembly:
-    """The same model and task with another method; the head has its values already."""
-    plan = method(assembly.plan.model, assembly.plan.variables, jax.random.key(0))
-    return assembly.again(plan)
+def with_method(plan: Plan, method: Method) -> Plan:
+    """The plan of another method over the same model; the head has its values already."""
+    return method(plan.model, plan.variables, jax.random.key(0))
